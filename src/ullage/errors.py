@@ -1,0 +1,442 @@
+"""
+Every exception that this package raises.
+
+    ImageError                                                                 exit 1
+        InvalidReference (ValueError)    a name that does not parse               2
+        ImageNotFound (LookupError)      no such image in this store              3
+        ImageAlreadyExists               the reference denotes another image      4
+        ImageInUse                       held by a lease                          5
+        AuthenticationFailed             credentials missing or refused          11
+            AccessDenied                 good credentials, no right to this      18
+        RegistryUnavailable              unreachable, overloaded, timed out      13
+        PullFailed                       the pull ended without an image         10
+            PullCancelled                by the caller, or its deadline passed   19
+            StorageLimitExceeded         the bytes do not fit under the limit    14
+            DiskFull                     the filesystem has no room              15
+            ManifestUnknown              the registry has no such image          12
+            NoMatchingPlatform           nothing in the index for this platform  16
+            UnsupportedContent           a media type or digest we do not know   25
+            ContentError                 the bytes are not what was promised     20
+                DigestMismatch                                                   21
+                SizeMismatch                                                     22
+                InvalidManifest                                                  23
+        StoreError                       the store itself                        30
+            StoreBusy                    the write lock was not free in time     31
+            StoreCorrupt                 an invariant does not hold              32
+            SchemaTooNew                 written by a later release              33
+            UnsuitableFilesystem         no shared memory or locks to rely on    34
+            SQLiteTooOld                 no STRICT tables                        35
+            StoreReadOnly                opened so, or no right to write         36
+
+Each class carries ``code`` (the name of the gRPC status that says the same),
+``exit_code`` (what the command line exits with) and, where a person can do
+something about it, a ``hint``. Facts are attributes, so that a host does not
+have to read the prose. Codes and exit codes are part of the public interface.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDenied",
+    "AuthenticationFailed",
+    "ContentError",
+    "DigestMismatch",
+    "DiskFull",
+    "ImageAlreadyExists",
+    "ImageError",
+    "ImageInUse",
+    "ImageNotFound",
+    "InvalidManifest",
+    "InvalidReference",
+    "ManifestUnknown",
+    "NoMatchingPlatform",
+    "PullCancelled",
+    "PullFailed",
+    "RegistryUnavailable",
+    "SQLiteTooOld",
+    "SchemaTooNew",
+    "SizeMismatch",
+    "StorageLimitExceeded",
+    "StoreBusy",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreReadOnly",
+    "UnsuitableFilesystem",
+    "UnsupportedContent",
+]
+
+
+class ImageError(Exception):
+    """
+    The root: catching this catches all that the package raises on purpose.
+    """
+
+    code: str = "UNKNOWN"
+    exit_code: int = 1
+    hint: str | None = None
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if hint is not None:
+            self.hint = hint
+
+
+class InvalidReference(ImageError, ValueError):
+    """
+    A name, a digest or a platform that does not parse.
+    """
+
+    code = "INVALID_ARGUMENT"
+    exit_code = 2
+    hint = "a reference looks like alpine, alpine:3.20, ghcr.io/org/app:1 or name@sha256:<64 hex>"
+
+    def __init__(self, message: str, *, reference: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reference = reference
+
+
+class ImageNotFound(ImageError, LookupError):
+    """
+    There is no such image in this store.
+    """
+
+    code = "NOT_FOUND"
+    exit_code = 3
+    hint = "`ullage images` lists what is here"
+
+    def __init__(self, message: str, *, image: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.image = image
+
+
+class ImageAlreadyExists(ImageError):
+    """
+    The reference denotes another image, and nobody asked to move it.
+    """
+
+    code = "ALREADY_EXISTS"
+    exit_code = 4
+
+    def __init__(self, message: str, *, reference: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reference = reference
+
+
+class ImageInUse(ImageError):
+    """
+    Somebody holds the image: *holders* says who, since when.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 5
+    hint = "select * from held; in the sqlite3 shell shows who holds what"
+
+    def __init__(
+        self, message: str, *, image: str, holders: tuple[str, ...] = (), hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.image = image
+        self.holders = holders
+
+
+class _RegistryAnswer(ImageError):
+    """
+    What an error that came from a registry carries.
+
+    ``url`` has no credentials and no query in it; ``registry_errors`` are the
+    registry's own (code, message) pairs as the distribution specification
+    defines them, bounded in number and length.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str | None = None,
+        status: int | None = None,
+        registry_errors: tuple[tuple[str, str], ...] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.url = url
+        self.status = status
+        self.registry_errors = registry_errors
+
+
+class AuthenticationFailed(_RegistryAnswer):
+    """
+    Credentials were missing or refused.
+    """
+
+    code = "UNAUTHENTICATED"
+    exit_code = 11
+    hint = "pass --creds USER:PASSWORD; a registry may also answer so for an image that does not exist"
+
+
+class AccessDenied(AuthenticationFailed):
+    """
+    The credentials are good, but give no right to this image.
+    """
+
+    code = "PERMISSION_DENIED"
+    exit_code = 18
+
+
+class RegistryUnavailable(_RegistryAnswer):
+    """
+    The registry could not be reached, is overloaded, or took too long.
+    """
+
+    code = "UNKNOWN"
+    exit_code = 13
+    hint = "is the registry up, and is the name of its host right?"
+
+
+class PullFailed(ImageError):
+    """
+    The pull ended without an image.
+    """
+
+    code = "UNKNOWN"
+    exit_code = 10
+
+
+class PullCancelled(PullFailed):
+    """
+    The caller cancelled the pull, or its deadline passed.
+
+    What had arrived of large blobs stays, charged and resumable: the next
+    pull goes on from there.
+    """
+
+    code = "CANCELLED"
+    exit_code = 19
+
+
+class StorageLimitExceeded(PullFailed):
+    """
+    The bytes do not fit under the storage limit; nothing was fetched.
+
+    ``needed_bytes`` is what the image lacks, ``available_bytes`` what is free
+    under ``max_bytes``, ``reserved_bytes`` what pulls in flight hold, and
+    ``reclaimable_bytes`` what collection would free at once.
+    """
+
+    code = "RESOURCE_EXHAUSTED"
+    exit_code = 14
+    hint = "make room with `ullage rm` and `ullage gc`, or raise the limit with `ullage quota --max SIZE`"
+
+    def __init__(
+        self,
+        *,
+        needed_bytes: int,
+        available_bytes: int,
+        max_bytes: int,
+        used_bytes: int,
+        reserved_bytes: int,
+        reclaimable_bytes: int = 0,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(
+            f"storage limit exceeded: needed {needed_bytes} bytes, available {available_bytes} "
+            f"(limit {max_bytes}, used {used_bytes}, reserved {reserved_bytes}, "
+            f"reclaimable {reclaimable_bytes})",
+            hint=hint,
+        )
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+        self.max_bytes = max_bytes
+        self.used_bytes = used_bytes
+        self.reserved_bytes = reserved_bytes
+        self.reclaimable_bytes = reclaimable_bytes
+
+
+class DiskFull(PullFailed):
+    """
+    The filesystem has no room (ENOSPC, EDQUOT), whatever the limit says.
+    """
+
+    code = "RESOURCE_EXHAUSTED"
+    exit_code = 15
+    hint = "free space on the filesystem: `ullage rm`, then `ullage gc`"
+
+
+class ManifestUnknown(PullFailed):
+    """
+    The registry is there, and has no such image.
+    """
+
+    code = "NOT_FOUND"
+    exit_code = 12
+    hint = "check the spelling of the repo and the tag"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reference: str,
+        url: str | None = None,
+        status: int | None = None,
+        registry_errors: tuple[tuple[str, str], ...] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reference = reference
+        self.url = url
+        self.status = status
+        self.registry_errors = registry_errors
+
+
+class NoMatchingPlatform(PullFailed):
+    """
+    The index has nothing for the platform; ``available`` is what it has.
+    """
+
+    code = "NOT_FOUND"
+    exit_code = 16
+    hint = "choose one with --platform OS/ARCH"
+
+    def __init__(
+        self, message: str, *, platform: str, available: tuple[str, ...], hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.platform = platform
+        self.available = available
+
+
+class UnsupportedContent(PullFailed):
+    """
+    A media type, a schema or a digest algorithm that we do not know.
+    """
+
+    code = "UNIMPLEMENTED"
+    exit_code = 25
+
+    def __init__(self, message: str, *, media_type: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.media_type = media_type
+
+
+class ContentError(PullFailed):
+    """
+    The bytes are not what was promised; none of them were kept.
+    """
+
+    code = "DATA_LOSS"
+    exit_code = 20
+    hint = "the registry or something on the way serves wrong bytes; try again or ask its owner"
+
+
+class DigestMismatch(ContentError):
+    """
+    The bytes have another digest.
+    """
+
+    exit_code = 21
+
+    def __init__(self, message: str, *, expected: str, actual: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.expected = expected
+        self.actual = actual
+
+
+class SizeMismatch(ContentError):
+    """
+    There are more or fewer bytes than the descriptor says.
+
+    ``actual_bytes`` is where we stopped reading when there were too many.
+    """
+
+    exit_code = 22
+
+    def __init__(
+        self, message: str, *, expected_bytes: int, actual_bytes: int, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.expected_bytes = expected_bytes
+        self.actual_bytes = actual_bytes
+
+
+class InvalidManifest(ContentError):
+    """
+    A manifest, an index or a config that is no such document.
+    """
+
+    exit_code = 23
+
+
+class StoreError(ImageError):
+    """
+    The store itself cannot do it.
+    """
+
+    code = "INTERNAL"
+    exit_code = 30
+
+
+class StoreBusy(StoreError):
+    """
+    Another writer held the lock for longer than we may wait.
+    """
+
+    code = "UNAVAILABLE"
+    exit_code = 31
+    hint = "another process is writing to this store; try again, or wait longer"
+
+    def __init__(self, message: str, *, waited_seconds: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.waited_seconds = waited_seconds
+
+
+class StoreCorrupt(StoreError):
+    """
+    An invariant does not hold, or the file is no database of ours.
+    """
+
+    code = "DATA_LOSS"
+    exit_code = 32
+
+
+class SchemaTooNew(StoreError):
+    """
+    A later release wrote this store.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 33
+    hint = "open it with the release that wrote it, or a later one"
+
+    def __init__(self, message: str, *, revision: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.revision = revision
+
+
+class UnsuitableFilesystem(StoreError):
+    """
+    The filesystem has no shared memory or no locks to rely on.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 34
+    hint = "put the root on a local filesystem"
+
+
+class SQLiteTooOld(StoreError):
+    """
+    This Python's SQLite knows no STRICT tables.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 35
+    hint = "SQLite 3.37 or later is needed; a newer Python brings one"
+
+
+class StoreReadOnly(StoreError):
+    """
+    The store was opened read-only, or we have no right to write to it.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 36
+    hint = "open it without read_only, as a user who may write to the root"

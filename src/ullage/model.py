@@ -1,0 +1,188 @@
+"""
+What a host receives and hands in: frozen values with nothing behind them.
+
+The names are those of the Kubernetes CRI ImageService in Python's spelling;
+sizes are bytes and times are timezone-aware UTC.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ullage.reference import ImageSpec
+
+__all__ = [
+    "DEFAULT_MAX_STORAGE",
+    "AuthConfig",
+    "ImageStatus",
+    "ImageStorage",
+    "ProgressCallback",
+    "PullPolicy",
+    "PullProgress",
+    "PullStatus",
+    "Reclaimed",
+    "StorageUsage",
+]
+
+#: The storage limit of a store that is created without one, in bytes: 10 GiB.
+DEFAULT_MAX_STORAGE: Final = 10 * 1024**3
+
+_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
+
+
+class PullPolicy(enum.Enum):
+    """
+    When a pull asks the registry (Kubernetes' ``imagePullPolicy``).
+    """
+
+    IF_NOT_PRESENT = "if-not-present"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class PullStatus(enum.Enum):
+    """
+    How far a pull is.
+    """
+
+    PENDING = "pending"
+    DOWNLOADING = "downloading"
+    EXTRACTING = "extracting"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (PullStatus.COMPLETE, PullStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """
+    One step of a pull, as handed to ``on_progress``.
+
+    ``done_bytes`` of ``total_bytes`` counts what this pull needs and did not
+    find here; ``present_bytes`` is what it found. ``blob`` names the blob that
+    moved, with its own ``blob_done_bytes`` of ``blob_total_bytes``; it is None
+    in events that are about the pull as a whole.
+    """
+
+    reference: str
+    status: PullStatus
+    done_bytes: int = 0
+    total_bytes: int = 0
+    present_bytes: int = 0
+    blob: str | None = None
+    blob_done_bytes: int = 0
+    blob_total_bytes: int = 0
+
+
+ProgressCallback = Callable[[PullProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """
+    Credentials for one pull (CRI ``AuthConfig``). No field is ever printed.
+
+    ``auth`` is base64 of ``username:password``; ``identity_token`` is an OAuth2
+    refresh token; ``registry_token`` is sent as the bearer token as it is. When
+    ``server_address`` names another host than the image's registry, the
+    credentials are withheld.
+    """
+
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    server_address: str = ""
+    auth: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatus:
+    """
+    One image in the store.
+
+    ``id`` is the row's integer and is never reused; ``image_id`` is CRI's
+    ``Image.id``, the digest of the config (of the manifest where the config is
+    no image config). ``size`` is the bytes of the distinct blobs that the image
+    names: index, manifest, config and layers as they came over the wire.
+    ``repo_tags`` and ``repo_digests`` are normalised references in sorted order.
+    ``spec`` is what the first pull was asked for, as typed. ``uid`` and
+    ``username`` come from the config's ``User`` and exclude each other.
+    """
+
+    id: int
+    image_id: str
+    size: int
+    repo_tags: tuple[str, ...]
+    repo_digests: tuple[str, ...]
+    spec: ImageSpec
+    pulled_at: datetime
+    last_used_at: datetime
+    pinned: bool = False
+    uid: int | None = None
+    username: str = ""
+    platform: str | None = None
+    annotations: Mapping[str, str] = _NO_ANNOTATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUsage:
+    """
+    The row of the view ``storage_usage``: where the bytes are.
+
+    ``used_bytes`` is blobs, trees and registered bytes; ``reserved_bytes`` is
+    what pulls in flight and resumable partial blobs hold beside it;
+    ``doomed_bytes`` is on disk, about to be unlinked, and counts in neither;
+    ``logical_bytes`` is what the images would take without sharing.
+    """
+
+    max_bytes: int
+    used_bytes: int
+    reserved_bytes: int
+    available_bytes: int
+    image_count: int
+    blob_count: int
+    blob_bytes: int
+    tree_bytes: int
+    registered_bytes: int
+    doomed_bytes: int
+    logical_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStorage:
+    """
+    The row of the view ``image_storage``: what one image takes.
+
+    ``exclusive_bytes`` is what removing it frees, ``shared_bytes`` what other
+    images (or leases) keep.
+    """
+
+    id: int
+    image_id: str
+    size: int
+    shared_bytes: int
+    exclusive_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """
+    What a collection freed: files that are gone and the bytes they took.
+    """
+
+    blob_count: int = 0
+    blob_bytes: int = 0
+    partial_count: int = 0
+    partial_bytes: int = 0
