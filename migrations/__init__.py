@@ -1,0 +1,3 @@
+"""
+The Alembic environment of the store; the wheel carries it as ``ullage.migrations``.
+"""

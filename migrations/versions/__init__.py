@@ -1,0 +1,3 @@
+"""
+The revisions, oldest first. One that has landed is never edited.
+"""

@@ -1,0 +1,314 @@
+"""
+The engine and its three transactions: `read`, `write` and `rebuild`. The only BEGIN is here.
+
+Every write transaction and every checkpoint of this package runs with the gate locked, one at a time on the whole
+machine: waiting is fair, "database is locked" reaches nobody, and a checkpoint never meets a commit, which is what
+the WAL-reset bug of SQLite before 3.51.3 needs. `BEGIN IMMEDIATE` alone starts a write, so no transaction that has
+read finds out later that it may not write. People in the sqlite3 shell do not know the gate; for them there is
+SQLite's own lock, and a busy timeout on our side.
+
+The file is opened by SQLite and by nothing else in this process: closing any descriptor of it would drop the
+process's POSIX locks on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool, QueuePool
+
+from ullage.errors import (
+    DiskFull,
+    SQLiteTooOld,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreReadOnly,
+)
+from ullage.locks import FileLock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+__all__ = ["APPLICATION_ID", "MINIMUM_SQLITE", "Database", "RuleBroken"]
+
+APPLICATION_ID: Final = 0x756C6C67  # 'ullg'
+MINIMUM_SQLITE: Final = (3, 37, 0)  # STRICT tables
+
+_log = logging.getLogger(__name__)
+
+_SHELL_BUSY_MS: Final = 10_000  # how long we wait for somebody who does not know the gate
+_CHECKPOINT_EVERY: Final = 64  # write transactions of this process
+_RULE_PREFIX: Final = "ullage: "
+
+# The primary result codes of https://www.sqlite.org/rescode.html; extended ones carry more in their upper bytes.
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _CONSTRAINT, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 19, 26
+
+
+class RuleBroken(StoreError):
+    """
+    The database refused a statement: `rule` is its sentence, without the prefix.
+
+    Where a rule is the caller's to keep, the repository layer turns this into the exception that says so.
+    """
+
+    def __init__(self, message: str, *, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+def _translate(error: sqlite3.Error, path: Path) -> StoreError | DiskFull:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    text = str(error)
+    if code == _CONSTRAINT:
+        rule = text.removeprefix(_RULE_PREFIX)
+        return RuleBroken(f"the store refuses: {rule}", rule=rule)
+    if code in (_BUSY, _LOCKED):
+        return StoreBusy(f"the store is busy: {text}", waited_seconds=_SHELL_BUSY_MS / 1000)
+    if code == _FULL:
+        return DiskFull(f"no room for the database: {text}")
+    if code == _READONLY or (code == _CANTOPEN and path.exists()):
+        return StoreReadOnly(f"cannot write to {path}: {text}")
+    if code in (_CORRUPT, _NOTADB):
+        return StoreCorrupt(f"{path} is damaged or no database: {text}")
+    if code == _CANTOPEN:
+        return StoreError(f"cannot open {path}: {text}")
+    if code == _IOERR:
+        return StoreError(f"input/output error on {path}: {text}")
+    return StoreError(f"SQLite says: {text}")
+
+
+class Database:
+    """
+    The store's SQLite file. Safe for threads and for processes; a forked child gets connections of its own.
+
+    Args:
+        path: the file.
+        gate: the file whose lock writers queue at.
+        read_only: no write transaction will ever be asked for.
+        timeout_seconds: how long a write waits for its turn before `StoreBusy`.
+    """
+
+    def __init__(self, path: Path, *, gate: Path, read_only: bool = False, timeout_seconds: float = 60.0) -> None:
+        if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+            raise SQLiteTooOld(f"SQLite {sqlite3.sqlite_version} knows no STRICT tables")
+        self.path = path
+        self.read_only = read_only
+        self.timeout_seconds = timeout_seconds
+        self._gate_path = gate
+        self._turn = threading.Lock()
+        self._writes_since_checkpoint = 0
+        self._inherited: list[Any] = []
+        self._mode = "ro" if read_only else "rw"
+        self._reader = self._engine(query_only=True, pool_size=5, max_overflow=27)
+        self._writer = self._engine(query_only=False, pool_size=1, max_overflow=0)
+        _open_databases.add(self)
+
+    # ------------------------------------------------------------------ the three transactions
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """
+        A snapshot: what is read inside is of one moment, and no writer waits for it.
+        """
+        with self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """
+        One write transaction under the gate: committed when the block ends, undone when it raises.
+
+        Nothing slow happens inside (I9): everybody else waits. With *durable* the commit is on disk when this
+        returns; without, it may be lost in a power cut, which is right for what only informs.
+
+        Raises:
+            StoreBusy: the turn did not come within the timeout.
+            StoreReadOnly: the database was opened so.
+            RuleBroken: a constraint or a trigger refused a statement.
+        """
+        if self.read_only:
+            raise StoreReadOnly("the store was opened read-only")
+        with self._gate(), self._writer.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            assert driver is not None
+            if not durable:
+                driver.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if not durable:
+                    driver.execute("PRAGMA synchronous = FULL")
+            self._writes_since_checkpoint += 1
+            if self._writes_since_checkpoint >= _CHECKPOINT_EVERY:
+                self._checkpoint(driver)
+
+    @contextmanager
+    def rebuild(self) -> Iterator[Connection]:
+        """
+        The transaction of a migration: like `write`, on a connection of its own with foreign keys off.
+
+        They are checked before the commit instead: with them on, a table that is rebuilt empties its children.
+        Creates the file, in WAL mode, when there is none.
+        """
+        engine = self._engine(query_only=False, mode="rwc", foreign_keys=False)
+        try:
+            with self._gate(), engine.connect() as connection:
+                driver = connection.connection.dbapi_connection
+                assert driver is not None
+                # Only now: the mode of a database in use cannot be changed, and the gate says that nobody of us uses it.
+                driver.execute("PRAGMA journal_mode = WAL")
+                with connection.begin():
+                    yield connection
+                    if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                        raise StoreCorrupt("the new schema leaves rows that point nowhere")
+        finally:
+            engine.dispose()
+
+    # ------------------------------------------------------------------ the rest of its life
+
+    def close(self) -> None:
+        """
+        Close every connection. Safe to call twice.
+        """
+        if self._writes_since_checkpoint:
+            try:
+                with self._gate(), self._writer.connect() as connection:
+                    driver = connection.connection.dbapi_connection
+                    assert driver is not None
+                    self._checkpoint(driver)
+            except StoreError as error:
+                # The WAL stays as it is: correct, only longer; whoever opens the store next reads it.
+                _log.debug("no checkpoint at close: %s", error)
+        self._reader.dispose()
+        self._writer.dispose()
+        _open_databases.discard(self)
+
+    @contextmanager
+    def _gate(self) -> Iterator[None]:
+        started = time.monotonic()
+        if not self._turn.acquire(timeout=self.timeout_seconds):
+            raise StoreBusy(
+                "another thread is writing to this store", waited_seconds=time.monotonic() - started
+            )
+        try:
+            left = self.timeout_seconds - (time.monotonic() - started)
+            try:
+                lock = FileLock.acquire(self._gate_path, timeout_seconds=left)
+            except OSError as error:
+                raise StoreReadOnly(f"cannot lock {self._gate_path}: {error.strerror}") from error
+            if lock is None:
+                raise StoreBusy(
+                    f"another process has been writing to this store for {self.timeout_seconds:g} s",
+                    waited_seconds=time.monotonic() - started,
+                )
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            self._turn.release()
+
+    def _checkpoint(self, driver: DBAPIConnection) -> None:
+        """
+        Move what is in the WAL into the database, as far as readers let us. The gate is ours.
+
+        The result row counts, not an exception: a reader in the way is no error. Never TRUNCATE: a WAL that keeps
+        its size is room to delete in when the disk is full.
+        """
+        try:
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._writes_since_checkpoint = 0
+        except sqlite3.Error as error:
+            # Follows a commit, so it must not fail for the caller (I10); the next one tries again.
+            _log.warning("checkpoint failed: %s", error)
+
+    def _engine(
+        self,
+        *,
+        query_only: bool,
+        mode: str | None = None,
+        foreign_keys: bool = True,
+        pool_size: int = 0,
+        max_overflow: int = 0,
+    ) -> Engine:
+        arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 0, "cached_statements": 256}
+        if sys.version_info >= (3, 12):
+            # Stated, because it stops being the default one day: transactions are begun here and nowhere else.
+            arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
+
+        def connect() -> sqlite3.Connection:
+            uri = f"file:{quote(os.fspath(self.path))}?mode={mode or self._mode}"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
+            try:
+                for pragma in (
+                    f"busy_timeout = {_SHELL_BUSY_MS}",
+                    f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
+                    "synchronous = FULL",  # I3: a row change is durable before its file moves
+                    "wal_autocheckpoint = 0",  # checkpoints are made under the gate
+                    "trusted_schema = OFF",
+                    "cell_size_check = ON",
+                    f"query_only = {'ON' if query_only else 'OFF'}",
+                ):
+                    connection.execute(f"PRAGMA {pragma}")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        pool: dict[str, Any] = (
+            {"poolclass": QueuePool, "pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": self.timeout_seconds}
+            if pool_size
+            else {"poolclass": NullPool}
+        )
+        engine = create_engine("sqlite://", creator=connect, pool_reset_on_return=None, **pool)
+        begin = "BEGIN" if query_only else "BEGIN IMMEDIATE"
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        path = self.path
+
+        @event.listens_for(engine, "handle_error")
+        def _handle(context: ExceptionContext) -> None:
+            original = context.original_exception
+            if isinstance(original, sqlite3.Error):
+                raise _translate(original, path) from original
+
+        return engine
+
+    def _after_fork(self) -> None:
+        # The parent's connections are not ours to use, and not ours to close: SQLite would tidy up under the
+        # parent. They are kept where nothing collects them.
+        self._inherited.append((self._reader.pool, self._writer.pool))
+        self._reader.dispose(close=False)
+        self._writer.dispose(close=False)
+        self._turn = threading.Lock()
+        self._writes_since_checkpoint = 0
+
+
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for database in list(_open_databases):
+        database._after_fork()  # noqa: SLF001 -- same module
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

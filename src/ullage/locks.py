@@ -1,0 +1,142 @@
+"""
+Advisory file locks: what a lease lives by, and the gate that writers queue at.
+
+``flock(2)`` belongs to the open file description: it goes when the process dies, however it dies; it is no
+business of process ids or clocks; and two threads that open the file apart exclude each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["FileLock"]
+
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
+
+class FileLock:
+    """
+    One exclusive lock on one file, held by this object.
+
+    The lock is let go by `release`, by the end of the process, and by nothing else: a child that was forked
+    meanwhile closes its copy of the descriptor, so that it cannot keep a dead parent's lock alive.
+    """
+
+    __slots__ = ("__weakref__", "_descriptor", "path")
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        _held.add(self)
+
+    @classmethod
+    def try_acquire(cls, path: Path) -> Self | None:
+        """
+        Take the lock if it is free, making the file if need be; None when somebody has it.
+        """
+        descriptor = os.open(path, _OPEN_FLAGS, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor)
+
+    @classmethod
+    def acquire(cls, path: Path, *, timeout_seconds: float) -> Self | None:
+        """
+        Wait for the lock in the kernel's queue; None when *timeout_seconds* passed first.
+
+        ``flock`` has no timeout and polling has no fairness, so a thread waits in the queue for us. One that was
+        given up lets go as soon as it gets the lock.
+        """
+        lock = cls.try_acquire(path)
+        if lock is not None or timeout_seconds <= 0:
+            return lock
+        waiter = _Waiter(path)
+        descriptor = waiter.wait(timeout_seconds)
+        return None if descriptor is None else cls(path, descriptor)
+
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor >= 0
+
+    def release(self) -> None:
+        """
+        Let go. Harmless when already done, and in a forked child, which never had the lock.
+        """
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            # Unlocking before closing lets go even while a forked child still has a copy of the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def _forget_after_fork(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):  # nothing depends on it: the copy goes with the child at the latest
+                os.close(descriptor)
+
+
+class _Waiter:
+    def __init__(self, path: Path) -> None:
+        self._descriptor: int | None = os.open(path, _OPEN_FLAGS, 0o600)
+        self._arrived = threading.Event()
+        self._mutex = threading.Lock()
+        self._given_up = False
+        threading.Thread(target=self._queue, name=f"ullage-wait-{path.name}", daemon=True).start()
+
+    def _queue(self) -> None:
+        assert self._descriptor is not None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        except OSError:
+            with self._mutex:
+                os.close(self._descriptor)
+                self._descriptor = None
+        with self._mutex:
+            if self._given_up and self._descriptor is not None:
+                os.close(self._descriptor)
+            self._arrived.set()
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        try:
+            self._arrived.wait(timeout_seconds)
+        except BaseException:
+            # Ctrl-C while waiting: the lock must not arrive at nobody.
+            if self._give_up() and self._descriptor is not None:
+                os.close(self._descriptor)
+            raise
+        return None if not self._give_up() else self._descriptor
+
+    def _give_up(self) -> bool:
+        """
+        Stop waiting; whether the lock had arrived.
+        """
+        with self._mutex:
+            self._given_up = not self._arrived.is_set()
+            return not self._given_up
+
+
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_held):
+        lock._forget_after_fork()  # noqa: SLF001 -- same module
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

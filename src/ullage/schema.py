@@ -1,0 +1,314 @@
+"""
+The tables and views as SQLAlchemy metadata, for the queries of the repository layer.
+
+What a store is made of is in ``migrations/``; ``tests/migration/schema.sql`` is its text, with the triggers and
+views that hold the rules. No query is here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+__all__ = [
+    "HEAD_REVISION",
+    "accounting_drift",
+    "blobs",
+    "held",
+    "image_listing",
+    "image_storage",
+    "images",
+    "in_flight",
+    "ingests",
+    "lease_blobs",
+    "lease_images",
+    "leases",
+    "manifest_blobs",
+    "manifests",
+    "metadata",
+    "problems",
+    "reclaimable",
+    "repo_digests",
+    "repo_tags",
+    "storage_usage",
+    "store",
+]
+
+#: The revision that this release writes; ``user_version`` is its ordinal.
+HEAD_REVISION: Final = "0001"
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _table(name: str, *items: Column[int] | Column[str] | PrimaryKeyConstraint | UniqueConstraint | Index) -> Table:
+    return Table(name, metadata, *items, sqlite_strict=True)
+
+
+def _id() -> Column[int]:
+    return Column("id", Integer, primary_key=True)
+
+
+def _integer(name: str, default: int | None = None) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default=None if default is None else text(str(default)))
+
+
+def _text(name: str, default: str | None = None) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=None if default is None else text(f"'{default}'"))
+
+
+def _maybe_text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=True)
+
+
+def _to(name: str, target: Table, *, nullable: bool = False) -> Column[int]:
+    return Column(name, Integer, ForeignKey(target.c.id), nullable=nullable)
+
+
+store = _table(
+    "store",
+    Column("one", Integer, primary_key=True, server_default=text("1")),
+    _text("uuid"),
+    _text("created_at"),
+    _integer("min_reader", 1),
+    _integer("min_writer", 1),
+    _integer("max_bytes"),
+    _integer("min_free_bytes", 0),
+    _integer("image_count", 0),
+    _integer("blob_count", 0),
+    _integer("blob_bytes", 0),
+    _integer("registered_bytes", 0),
+    _integer("reserved_bytes", 0),
+    _integer("doomed_bytes", 0),
+    _integer("logical_bytes", 0),
+    _integer("ledger", 0),
+)
+
+images = _table(
+    "images",
+    _id(),
+    _text("image_id"),
+    _integer("size", 0),
+    Column("registered_bytes", Integer),
+    _maybe_text("platform"),
+    Column("uid", Integer),
+    _text("username", ""),
+    _maybe_text("config"),
+    _text("spec_image_name"),
+    _text("spec_tag", ""),
+    _text("spec_digest", ""),
+    _integer("pinned", 0),
+    _text("pulled_at"),
+    _text("last_used_at"),
+    UniqueConstraint("image_id"),
+)
+Index("ix_images_last_used_at", images.c.last_used_at, sqlite_where=images.c.pinned == text("0"))
+
+manifests = _table(
+    "manifests",
+    _id(),
+    _text("digest"),
+    _to("image_id", images),
+    _text("media_type"),
+    _maybe_text("artifact_type"),
+    _maybe_text("subject"),
+    _maybe_text("annotations"),
+    _integer("complete", 0),
+    _text("created_at"),
+    UniqueConstraint("digest"),
+    Index(None, "image_id"),
+)
+
+blobs = _table(
+    "blobs",
+    _id(),
+    _text("digest"),
+    _integer("size"),
+    _text("state", "ready"),
+    _integer("referenced", 0),
+    _text("created_at"),
+    _maybe_text("verified_at"),
+    UniqueConstraint("digest"),
+)
+Index("ix_blobs_unreferenced", blobs.c.created_at, sqlite_where=blobs.c.referenced == text("0"))
+Index("ix_blobs_doomed", blobs.c.id, sqlite_where=blobs.c.state == text("'doomed'"))
+
+manifest_blobs = Table(
+    "manifest_blobs",
+    metadata,
+    _to("manifest_id", manifests),
+    _integer("position"),
+    _to("blob_id", blobs),
+    _text("role"),
+    _text("media_type"),
+    PrimaryKeyConstraint("manifest_id", "position"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+Index("ix_manifest_blobs_blob_id", manifest_blobs.c.blob_id, manifest_blobs.c.manifest_id)
+
+repo_tags = _table(
+    "repo_tags",
+    _id(),
+    _text("reference"),
+    _to("image_id", images),
+    _to("manifest_id", manifests, nullable=True),
+    _maybe_text("digest"),
+    _maybe_text("platform"),
+    _text("updated_at"),
+    UniqueConstraint("reference"),
+    Index(None, "image_id"),
+)
+
+repo_digests = _table(
+    "repo_digests",
+    _id(),
+    _text("reference"),
+    _to("image_id", images),
+    _to("manifest_id", manifests, nullable=True),
+    _text("digest"),
+    _maybe_text("platform"),
+    _text("updated_at"),
+    UniqueConstraint("reference"),
+    Index(None, "image_id"),
+)
+
+leases = _table(
+    "leases",
+    _id(),
+    _text("token"),
+    _text("purpose"),
+    _maybe_text("reference"),
+    _text("status", "pending"),
+    _text("owner"),
+    _integer("pid"),
+    _text("created_at"),
+    _maybe_text("ended_token"),
+    UniqueConstraint("token"),
+)
+
+lease_blobs = Table(
+    "lease_blobs",
+    metadata,
+    _to("lease_id", leases),
+    _to("blob_id", blobs),
+    PrimaryKeyConstraint("lease_id", "blob_id"),
+    Index(None, "blob_id"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+lease_images = Table(
+    "lease_images",
+    metadata,
+    _to("lease_id", leases),
+    _to("image_id", images),
+    PrimaryKeyConstraint("lease_id", "image_id"),
+    Index(None, "image_id"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+ingests = _table(
+    "ingests",
+    _id(),
+    _text("digest"),
+    _integer("size"),
+    _to("lease_id", leases, nullable=True),
+    _integer("reserved_bytes"),
+    _integer("received_bytes", 0),
+    _text("state", "partial"),
+    _text("created_at"),
+    UniqueConstraint("digest"),
+    Index(None, "lease_id"),
+)
+
+
+def _view(name: str, *columns: str) -> Table:
+    integers = {"id", "size", "pinned", "uid", "percent", "pid", "counter", "actual"}
+    return Table(
+        name,
+        metadata,
+        *(
+            Column(column, Integer if column in integers or column.endswith(("_bytes", "_count")) else Text)
+            for column in columns
+        ),
+        info={"is_view": True},
+    )
+
+
+storage_usage = _view(
+    "storage_usage",
+    "max_bytes",
+    "used_bytes",
+    "reserved_bytes",
+    "available_bytes",
+    "image_count",
+    "blob_count",
+    "blob_bytes",
+    "tree_bytes",
+    "registered_bytes",
+    "doomed_bytes",
+    "logical_bytes",
+)
+image_listing = _view(
+    "image_listing",
+    "id",
+    "repo_tags",
+    "human_size",
+    "size",
+    "platform",
+    "pinned",
+    "pulled_at",
+    "last_used_at",
+    "image_id",
+    "repo_digests",
+    "uid",
+    "username",
+)
+image_storage = _view("image_storage", "id", "image_id", "size", "shared_bytes", "exclusive_bytes")
+reclaimable = Table(
+    "reclaimable",
+    metadata,
+    Column("kind", Text),
+    Column("digest", Text),
+    Column("bytes", Integer),
+    Column("since", Text),
+    info={"is_view": True},
+)
+in_flight = _view(
+    "in_flight",
+    "reference",
+    "status",
+    "digest",
+    "received_bytes",
+    "size",
+    "percent",
+    "human_size",
+    "reserved_bytes",
+    "owner",
+    "pid",
+    "since",
+)
+held = _view("held", "id", "image_id", "repo_tags", "owner", "pid", "since")
+accounting_drift = _view("accounting_drift", "name", "counter", "actual")
+problems = _view("problems", "invariant", "problem", "object", "detail")
