@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from ullage.digest import Digest
 from ullage.errors import InvalidReference
+from ullage.pattern import Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -226,9 +227,6 @@ class ImageSpec:
     def _last_component(self) -> str:
         return self.image_name.rpartition("/")[2]
 
-    def __str__(self) -> str:
-        return self.reference()
-
 
 def parse(text: str) -> Reference | Digest:
     """
@@ -317,16 +315,13 @@ def familiar_match(pattern: str, reference: Reference | Digest) -> bool:
     """
     The familiar form, with or without tag and digest, fits a shell pattern. (Go: ``FamiliarMatch``)
 
-    ``*`` and ``?`` stop at a slash, ``[a-z]`` and ``[^a-z]`` are classes and
-    ``\\`` takes the next character as it is. (Go: ``path.Match``)
-
     Raises:
         InvalidReference: *pattern* is malformed.
     """
-    chunks = _chunks(_checked(pattern))
+    fits = Pattern.parse(_checked(pattern)).matches
     if isinstance(reference, Digest):
-        return _matches(chunks, reference)
-    return _matches(chunks, reference.familiar) or _matches(chunks, reference.familiar_name)
+        return fits(reference)
+    return fits(reference.familiar) or fits(reference.familiar_name)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -384,83 +379,6 @@ def _ranked(reference: Reference | Digest) -> tuple[int, str]:
     if reference.tag is not None:
         return (2 if reference.digest is None else 1), str(reference)
     return (4 if reference.digest is None else 3), str(reference)
-
-
-def _chunks(pattern: str) -> list[tuple[bool, re.Pattern[str]]]:
-    """
-    Split a shell pattern at its stars: was there one before the chunk, and the chunk.
-    """
-    chunks: list[tuple[bool, re.Pattern[str]]] = []
-    star, expression, position = False, "", 0
-    while position < len(pattern):
-        character = pattern[position]
-        if character == "*":
-            if expression:
-                chunks.append((star, re.compile(expression, re.DOTALL)))
-            star, expression, position = True, "", position + 1
-        elif character == "[":
-            one, position = _character_class(pattern, position + 1)
-            expression += one
-        elif character == "?":
-            expression, position = expression + "[^/]", position + 1
-        else:
-            literal, position = _literal(pattern, position)
-            expression += re.escape(literal)
-    if expression or star or not chunks:
-        chunks.append((star, re.compile(expression, re.DOTALL)))
-    return chunks
-
-
-def _character_class(pattern: str, position: int) -> tuple[str, int]:
-    negated = pattern[position : position + 1] == "^"
-    position += negated
-    ranges = ""
-    empty = True
-    while empty or pattern[position : position + 1] != "]":
-        if pattern[position : position + 1] in ("", "-", "]"):
-            _refuse("syntax error in pattern", pattern)
-        low, position = _literal(pattern, position)
-        high = low
-        if pattern[position : position + 1] == "-":
-            if pattern[position + 1 : position + 2] in ("", "-", "]"):
-                _refuse("syntax error in pattern", pattern)
-            high, position = _literal(pattern, position + 1)
-        if low <= high:
-            ranges += f"{re.escape(low)}-{re.escape(high)}"
-        empty = False
-    if not ranges:  # only ranges that run backwards: no character is in them
-        return ("." if negated else "(?!)"), position + 1
-    return f"[{'^' if negated else ''}{ranges}]", position + 1
-
-
-def _literal(pattern: str, position: int) -> tuple[str, int]:
-    if pattern[position] == "\\":
-        position += 1
-        if position == len(pattern):
-            _refuse("syntax error in pattern", pattern)
-    return pattern[position], position + 1
-
-
-def _matches(chunks: list[tuple[bool, re.Pattern[str]]], name: str) -> bool:
-    """
-    Each chunk takes its first place, as in Go: one expression for the whole pattern
-    would step back where a class can be a slash, and say yes more often.
-    """
-    position = 0
-    for number, (star, chunk) in enumerate(chunks, start=1):
-        is_last = number == len(chunks)
-        if star and is_last and not chunk.pattern:
-            return "/" not in name[position:]
-        slash = name.find("/", position)
-        reach = (len(name) if slash < 0 else slash) if star else position
-        for start in range(position, reach + 1):
-            match = chunk.match(name, start)
-            if match is not None and not (is_last and match.end() < len(name)):
-                position = match.end()
-                break
-        else:
-            return False
-    return position == len(name)
 
 
 def _checked_type(text: object) -> None:
