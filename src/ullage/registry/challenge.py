@@ -17,13 +17,13 @@ __all__ = ["Challenge", "parse_challenges"]
 #: What we read of a header. The longest in the field are below 1 KiB.
 _MAX_HEADER_CHARACTERS: Final = 16 * 1024
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SEPARATORS = re.compile(r"[ \t,]*")
 # The unquoted value is wider than RFC 9110's token: registries exist that send realm=https://… bare.
 _PARAMETER = re.compile(
-    rf"({_TOKEN})[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,\"]+))(?=[ \t,]|$)", re.DOTALL
+    rf"({_WORD})[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,\"]+))(?=[ \t,]|$)", re.DOTALL
 )
-_SCHEME = re.compile(rf"({_TOKEN})(?=[ \t,]|$)")
+_SCHEME = re.compile(rf"({_WORD})(?=[ \t,]|$)")
 _TOKEN68 = re.compile(r"[ \t]+([A-Za-z0-9._~+/-]+=*)(?=[ \t]*(?:,|$))")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 

@@ -36,13 +36,18 @@ class Origin(NamedTuple):
         Raises:
             ValueError: it is none.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            # The library's own texts quote the URL, and with it what credentials stand in it.
+            raise ValueError("a malformed URL") from None
         scheme = parts.scheme.lower()
         if scheme not in _DEFAULT_PORTS:
             raise ValueError("neither http nor https")
         if not parts.hostname:
             raise ValueError("no host in the URL")
-        return cls(scheme, parts.hostname, _DEFAULT_PORTS[scheme] if parts.port is None else parts.port)
+        return cls(scheme, parts.hostname, _DEFAULT_PORTS[scheme] if port is None else port)
 
 
 def base_url(domain: str, *, plain_http: bool) -> str:
@@ -104,7 +109,10 @@ def redirect_target(url: str, location: str) -> str:
         ValueError: we do not go there: no http or https, from https down to
             http, or from a host elsewhere to this machine. The message says which.
     """
-    target = urljoin(url, location)
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        raise ValueError("a malformed URL") from None
     here, there = Origin.of(url), Origin.of(target)
     if here.scheme == "https" and there.scheme == "http":
         raise ValueError("from https down to http")

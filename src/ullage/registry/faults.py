@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REASONS", "unavailable"]
 
-#: The first class that fits gives the reason. Their own texts are not shown: some hold the URL with its query.
+#: The first class that fits gives the reason. Their own texts are not shown: some hold the query of the URL.
 REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (theirs.NameResolutionError, "the name of the host does not resolve"),
     (theirs.NewConnectionError, "no connection"),
@@ -50,7 +50,9 @@ REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 
-def unavailable(error: Exception, url: str, *, doing: str, complaint: str | None = None) -> RegistryUnavailable:
+def unavailable(
+    error: Exception, url: str, *, doing: str, complaint: str | None = None
+) -> RegistryUnavailable:
     """
     What to raise for *error*, which came while *doing* something at *url*.
     """
@@ -75,7 +77,10 @@ def _hint(error: Exception) -> str | None:
     if not isinstance(error, theirs.SSLError):
         return None
     for cause in _chain(error):
-        if isinstance(cause, ssl.SSLError) and cause.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:
+        if isinstance(cause, ssl.SSLError) and cause.reason in {
+            "WRONG_VERSION_NUMBER",
+            "RECORD_LAYER_FAILURE",
+        }:
             return "it does not speak TLS; if it is meant to be asked over HTTP, say --plain-http"
     return "its certificate must be valid for that name and signed by an authority that this machine trusts"
 

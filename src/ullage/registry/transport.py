@@ -5,7 +5,6 @@ Sending: pools, a few attempts, a few redirects. What an answer means is the cli
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import http.client
 import os
 import random
@@ -13,23 +12,20 @@ import re
 import ssl
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from urllib3 import HTTPConnectionPool, HTTPResponse
 from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Timeout
 
 from ullage.errors import PullCancelled, RegistryUnavailable
+from ullage.registry.answers import retry_after_seconds
 from ullage.registry.endpoint import Origin, printable, redirect_target, shown
 from ullage.registry.faults import unavailable
+from ullage.registry.request import Group, Request
 from ullage.registry.wire import Exchange, PlainPool, Switchboard, TLSPool
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["Answer", "Group", "Request", "Transport"]
+__all__ = ["Answer", "Transport"]
 
 _ATTEMPTS: Final = 3
 _BACKOFF_SECONDS: Final = 0.1
@@ -49,64 +45,6 @@ _DEADLINE_TIMEOUTS: Final = 4
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """
-    One GET, HEAD or token POST; all of them are safe to send again.
-
-    ``doing`` opens the message when it fails: ``fetching the manifest of app:1``.
-    """
-
-    method: str
-    url: str = field(repr=False)
-    doing: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | None = field(default=None, repr=False)
-
-
-class Group:
-    """
-    The exchanges of one pull, so that they can be aborted together.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._exchanges: set[Exchange] = set()
-        self._aborted = threading.Event()
-
-    def add(self, exchange: Exchange) -> None:
-        with self._lock:
-            self._exchanges.add(exchange)
-        if self._aborted.is_set():
-            exchange.abort()
-
-    def discard(self, exchange: Exchange) -> None:
-        with self._lock:
-            self._exchanges.discard(exchange)
-
-    def abort(self) -> None:
-        self._aborted.set()
-        with self._lock:
-            exchanges = tuple(self._exchanges)
-        for each in exchanges:
-            each.abort()
-
-    def pause(self, seconds: float) -> None:
-        """
-        Wait, but not after an abort.
-        """
-        self._aborted.wait(seconds)
-        self.check()
-
-    def check(self) -> None:
-        """
-        Raises:
-            PullCancelled: the group was aborted.
-        """
-        if self._aborted.is_set():
-            raise PullCancelled("the requests of this pull were aborted")
-
-
 class Answer:
     """
     Status, headers and a body that is still to be read. Close it, or `finish` it.
@@ -122,6 +60,8 @@ class Answer:
         self._exchange = exchange
         self._response = response
         self._group = group
+        self._start_bytes = 0
+        self._total_bytes = self.length
 
     def header(self, name: str) -> str:
         """
@@ -151,8 +91,13 @@ class Answer:
         except (HTTPError, http.client.HTTPException, OSError) as error:
             self.close()
             self._raise_if_aborted(error)
+            got = self._start_bytes + self._response.tell()
+            of = "" if self._total_bytes is None else f" of {self._total_bytes}"
             raise unavailable(
-                error, self.url, doing=self.request.doing, complaint=self._exchange.complaint
+                error,
+                self.url,
+                doing=f"{self.request.doing}, after {got}{of} bytes",
+                complaint=self._exchange.complaint,
             ) from error
         self._raise_if_aborted(None)
         return data
@@ -172,10 +117,11 @@ class Answer:
         self.close()
         return b"".join(parts) if room > 0 else None
 
-    def stream(self) -> None:
+    def stream(self, *, start_bytes: int, total_bytes: int) -> None:
         """
-        The body is a blob: it may take as long as it keeps its pace.
+        The body is a blob from *start_bytes* on: it may take as long as it keeps its pace.
         """
+        self._start_bytes, self._total_bytes = start_bytes, total_bytes
         self._exchange.unlimited_time()
 
     def finish(self) -> None:
@@ -205,7 +151,9 @@ class Transport:
     The connections of one client. Thread-safe; forked children start afresh.
     """
 
-    def __init__(self, *, connect_timeout_seconds: float, read_timeout_seconds: float, user_agent: str) -> None:
+    def __init__(
+        self, *, connect_timeout_seconds: float, read_timeout_seconds: float, user_agent: str
+    ) -> None:
         self._timeout = Timeout(connect=connect_timeout_seconds, read=read_timeout_seconds)
         self._read_timeout_seconds = read_timeout_seconds
         self._user_agent = user_agent
@@ -258,13 +206,13 @@ class Transport:
             except RegistryUnavailable as error:
                 # A kept connection that the server had closed, a reset: ask again. Refused, no such host, bad
                 # certificate, silence: the next attempt would end the same way, and later.
-                if attempt == _ATTEMPTS or not isinstance(error.__cause__, ProtocolError):
+                if attempt == _ATTEMPTS or not _was_reset(error.__cause__):
                     raise
                 group.pause(backoff)
                 continue
             if answer.status not in _RETRIED or attempt == _ATTEMPTS:
                 return answer
-            asked = _retry_after(answer.header("Retry-After"))
+            asked = retry_after_seconds(answer.header("Retry-After"))
             if asked is not None and asked > _MAX_RETRY_AFTER_SECONDS:
                 return answer
             answer.finish()
@@ -338,14 +286,20 @@ class Transport:
         )
 
 
+def _was_reset(error: BaseException | None) -> bool:
+    causes = error.args if isinstance(error, ProtocolError) else ()
+    return any(isinstance(each, ConnectionResetError | BrokenPipeError) for each in causes)
+
+
 def _target(url: str) -> str:
     """
     Path and query: what stands in the request line.
+
+    One slash at the front: urllib3 takes two for the start of a host.
     """
     rest = url.partition("://")[2].partition("#")[0]
     slash = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-    target = rest[slash:]
-    return target if target.startswith("/") else "/" + target
+    return "/" + rest[slash:].lstrip("/")
 
 
 def _redirected(request: Request, location: str, status: int) -> Request:
@@ -365,18 +319,3 @@ def _redirected(request: Request, location: str, status: int) -> Request:
         name: value for name, value in request.headers.items() if kept or name.lower() != "authorization"
     }
     return Request(request.method, target, request.doing, headers)
-
-
-def _retry_after(text: str) -> float | None:
-    """
-    The seconds that a Retry-After header asks for, given as a number or as a date.
-    """
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -46,7 +46,6 @@ class Exchange:
     def __init__(self, *, pace_seconds: float, deadline_seconds: float) -> None:
         self.aborted = False
         self.complaint: str | None = None
-        self.response: HTTPResponse | None = None
         self._pace_seconds = pace_seconds
         self._deadline: float | None = time.monotonic() + deadline_seconds
         self._deadline_seconds = deadline_seconds
@@ -165,15 +164,15 @@ class _MeteredResponse(http.client.HTTPResponse):
 
     def __init__(self, connected: socket.socket, *args: Any, exchange: Exchange, **options: Any) -> None:  # noqa: ANN401
         super().__init__(connected, *args, **options)
-        raw = cast("io.BufferedReader", self.fp).detach()
+        raw = self.fp.detach()
         self.fp = io.BufferedReader(_MeteredSocket(raw, exchange), _BUFFER_BYTES)
 
     def begin(self) -> None:
         super().begin()
-        # Lines that are no header: urllib3 would log them as a warning, with the URL and its query. What parsed
-        # before them counts, what stands after them was never received.
+        # Lines that are no header: urllib3 would log them as a warning, with the URL and its query.
+        # What parsed before them counts, what stands after them was never received.
         self.msg.defects.clear()
-        self.msg.set_payload(None)
+        self.msg.set_payload("")
 
 
 class _Connection(HTTPConnection):
@@ -195,9 +194,11 @@ class _Connection(HTTPConnection):
             self._tell()
         super().request(*args, **options)
 
-    def getresponse(self) -> HTTPResponse:
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3's own
         exchange = self._tell()
-        answer: Callable[..., http.client.HTTPResponse] = functools.partial(_MeteredResponse, exchange=exchange)
+        answer: Callable[..., http.client.HTTPResponse] = functools.partial(
+            _MeteredResponse, exchange=exchange
+        )
         self.response_class = answer  # type: ignore[assignment]
         return super().getresponse()
 
