@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 
     from ullage.errors import ImageError
 
-__all__ = ["MAX_ERROR_BYTES", "document", "refusal", "registry_errors", "retry_after_seconds", "said"]
+__all__ = [
+    "MAX_ERROR_BYTES",
+    "TRANSIENT",
+    "document",
+    "refusal",
+    "registry_errors",
+    "retry_after_seconds",
+    "said",
+]
 
+#: Statuses that say that the same request may get another answer later.
+TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
 #: What is read of an error's body.
 MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_ERRORS: Final = 8

@@ -21,7 +21,14 @@ from ullage.errors import (
     SizeMismatch,
 )
 from ullage.manifest import ACCEPT, MAX_DOCUMENT_BYTES
-from ullage.registry.answers import MAX_ERROR_BYTES, refusal, registry_errors, retry_after_seconds, said
+from ullage.registry.answers import (
+    MAX_ERROR_BYTES,
+    TRANSIENT,
+    refusal,
+    registry_errors,
+    retry_after_seconds,
+    said,
+)
 from ullage.registry.auth import Authorizer, Refusal, credentials_for
 from ullage.registry.endpoint import Origin, base_url, shown
 from ullage.registry.request import Group, Request
@@ -197,10 +204,7 @@ class RegistryRepo:
             # this registry knows no HEAD, and the caller asks as if it had said so.
             self.get_manifest(ref)
             return None
-        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status in {
-            HTTPStatus.TOO_MANY_REQUESTS,
-            HTTPStatus.REQUEST_TIMEOUT,
-        }:
+        if answer.status in TRANSIENT:
             raise self._refusal(answer, b"")
         return None
 

@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Timeout
 
 from ullage.errors import PullCancelled, RegistryUnavailable
-from ullage.registry.answers import retry_after_seconds
+from ullage.registry.answers import TRANSIENT, retry_after_seconds
 from ullage.registry.endpoint import Origin, printable, redirect_target, shown
 from ullage.registry.faults import unavailable
 from ullage.registry.request import Group, Request
@@ -31,7 +31,6 @@ _ATTEMPTS: Final = 3
 _BACKOFF_SECONDS: Final = 0.1
 #: A registry that asks us to wait for longer is told to the caller instead.
 _MAX_RETRY_AFTER_SECONDS: Final = 5.0
-_RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 5
 #: Hosts whose connections are kept, and connections kept for each: 3 to 8 blobs come at once.
@@ -210,7 +209,7 @@ class Transport:
                     raise
                 group.pause(backoff)
                 continue
-            if answer.status not in _RETRIED or attempt == _ATTEMPTS:
+            if answer.status not in TRANSIENT or attempt == _ATTEMPTS:
                 return answer
             asked = retry_after_seconds(answer.header("Retry-After"))
             if asked is not None and asked > _MAX_RETRY_AFTER_SECONDS:
