@@ -1,0 +1,127 @@
+"""
+The container-image store that cannot overfill its disk and cannot lie about it.
+
+The names below are the public interface; each is loaded when it is first used, so that importing the package costs
+next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ullage.digest import Digest
+    from ullage.errors import (
+        AccessDenied,
+        AuthenticationFailed,
+        ContentError,
+        DigestMismatch,
+        DiskFull,
+        ImageAlreadyExists,
+        ImageError,
+        ImageInUse,
+        ImageNotFound,
+        InvalidManifest,
+        InvalidReference,
+        ManifestUnknown,
+        NoMatchingPlatform,
+        PullCancelled,
+        PullFailed,
+        RegistryUnavailable,
+        SchemaTooNew,
+        SizeMismatch,
+        SQLiteTooOld,
+        StorageLimitExceeded,
+        StoreBusy,
+        StoreCorrupt,
+        StoreError,
+        StoreReadOnly,
+        UnsuitableFilesystem,
+        UnsupportedContent,
+    )
+    from ullage.manifest import Descriptor, Manifest
+    from ullage.model import (
+        AuthConfig,
+        ImageStatus,
+        ImageStorage,
+        PullPolicy,
+        PullProgress,
+        PullStatus,
+        Reclaimed,
+        StorageUsage,
+    )
+    from ullage.platform import Platform
+    from ullage.reference import ImageSpec, Reference
+    from ullage.registry import RegistryClient
+    from ullage.service import ImageService
+    from ullage.simulated import SimulatedRegistry
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "digest": ("Digest",),
+    "errors": (
+        "AccessDenied",
+        "AuthenticationFailed",
+        "ContentError",
+        "DigestMismatch",
+        "DiskFull",
+        "ImageAlreadyExists",
+        "ImageError",
+        "ImageInUse",
+        "ImageNotFound",
+        "InvalidManifest",
+        "InvalidReference",
+        "ManifestUnknown",
+        "NoMatchingPlatform",
+        "PullCancelled",
+        "PullFailed",
+        "RegistryUnavailable",
+        "SQLiteTooOld",
+        "SchemaTooNew",
+        "SizeMismatch",
+        "StorageLimitExceeded",
+        "StoreBusy",
+        "StoreCorrupt",
+        "StoreError",
+        "StoreReadOnly",
+        "UnsuitableFilesystem",
+        "UnsupportedContent",
+    ),
+    "manifest": ("Descriptor", "Manifest"),
+    "model": (
+        "AuthConfig",
+        "ImageStatus",
+        "ImageStorage",
+        "PullPolicy",
+        "PullProgress",
+        "PullStatus",
+        "Reclaimed",
+        "StorageUsage",
+    ),
+    "platform": ("Platform",),
+    "reference": ("ImageSpec", "Reference"),
+    "registry": ("RegistryClient",),
+    "service": ("ImageService",),
+    "simulated": ("SimulatedRegistry",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 -- the names above, in one place
+    *sorted(_HOME_OF),
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

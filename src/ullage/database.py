@@ -56,7 +56,17 @@ _CHECKPOINT_EVERY: Final = 64  # write transactions of this process
 _RULE_PREFIX: Final = "ullage: "
 
 # The primary result codes of https://www.sqlite.org/rescode.html; extended ones carry more in their upper bytes.
-_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _CONSTRAINT, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 19, 26
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _CONSTRAINT, _NOTADB = (
+    5,
+    6,
+    8,
+    10,
+    11,
+    13,
+    14,
+    19,
+    26,
+)
 
 
 class RuleBroken(StoreError):
@@ -103,7 +113,9 @@ class Database:
         timeout_seconds: how long a write waits for its turn before `StoreBusy`.
     """
 
-    def __init__(self, path: Path, *, gate: Path, read_only: bool = False, timeout_seconds: float = 60.0) -> None:
+    def __init__(
+        self, path: Path, *, gate: Path, read_only: bool = False, timeout_seconds: float = 60.0
+    ) -> None:
         if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
             raise SQLiteTooOld(f"SQLite {sqlite3.sqlite_version} knows no STRICT tables")
         self.path = path
@@ -272,7 +284,12 @@ class Database:
             return connection
 
         pool: dict[str, Any] = (
-            {"poolclass": QueuePool, "pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": self.timeout_seconds}
+            {
+                "poolclass": QueuePool,
+                "pool_size": pool_size,
+                "max_overflow": max_overflow,
+                "pool_timeout": self.timeout_seconds,
+            }
             if pool_size
             else {"poolclass": NullPool}
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import threading
 import weakref
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["FileLock"]
+__all__ = ["FileLock", "LeaseLock"]
 
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
@@ -86,8 +87,67 @@ class FileLock:
     def _forget_after_fork(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            with contextlib.suppress(OSError):  # nothing depends on it: the copy goes with the child at the latest
+            with contextlib.suppress(
+                OSError
+            ):  # nothing depends on it: the copy goes with the child at the latest
                 os.close(descriptor)
+
+
+class LeaseLock:
+    """
+    What a lease lives by: the lock on ``leases/<token>``, for as long as its owner has it.
+
+    The file appears under its name only when it is locked, so nobody finds a live owner's lock free.
+    """
+
+    __slots__ = ("_lock", "path", "token")
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self.path = path
+        self.token = path.name
+        self._lock = lock
+
+    @classmethod
+    def create(cls, directory: Path) -> Self:
+        """
+        A new token with its lock held.
+        """
+        while True:
+            path = directory / secrets.token_hex(16)
+            hidden = path.with_name(f".{path.name}")
+            lock = FileLock.try_acquire(hidden)
+            if lock is None:
+                continue  # a recovery that passed by took it for a leftover: it will go, we try another
+            try:
+                hidden.rename(path)
+            except FileNotFoundError:
+                lock.release()  # that recovery had it before us, and removed it
+                continue
+            except BaseException:
+                lock.release()
+                raise
+            return cls(path, lock)
+
+    @classmethod
+    def take(cls, directory: Path, token: str) -> Self | None:
+        """
+        The lock of a dead owner's lease; None while the owner lives.
+        """
+        path = directory / token
+        lock = FileLock.try_acquire(path)
+        return None if lock is None else cls(path, lock)
+
+    @property
+    def is_held(self) -> bool:
+        return self._lock.is_held
+
+    def drop(self) -> None:
+        """
+        Remove the file and let go. The lease's row is ended before this, or was never written.
+        """
+        if self._lock.is_held:
+            self.path.unlink(missing_ok=True)
+            self._lock.release()
 
 
 class _Waiter:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["create", "current_revision", "ensure_head"]
 
 
-def ensure_head(database: Database) -> None:
+def ensure_head(database: Database, *, max_bytes: int) -> None:
     """
     See that the store is at the revision of this release, upgrading it when it is behind.
 
@@ -38,6 +38,10 @@ def ensure_head(database: Database) -> None:
     with database.read() as connection:
         revision = current_revision(connection)
     if revision == HEAD_REVISION:
+        return
+    if revision is None:
+        # A file without a table: whoever made it died first.
+        create(database, max_bytes=max_bytes)
         return
     with database.rebuild() as connection:
         # Looked at again: another process may have upgraded while we waited.
@@ -67,7 +71,10 @@ def current_revision(connection: Connection) -> str | None:
     The revision of the store; None for a file with nothing in it yet.
     """
     application_id = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-    if application_id == 0 and connection.exec_driver_sql("SELECT 1 FROM sqlite_schema LIMIT 1").first() is None:
+    if (
+        application_id == 0
+        and connection.exec_driver_sql("SELECT 1 FROM sqlite_schema LIMIT 1").first() is None
+    ):
         return None
     if application_id != APPLICATION_ID:
         raise StoreCorrupt(

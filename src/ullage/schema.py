@@ -60,7 +60,9 @@ metadata = MetaData(
 )
 
 
-def _table(name: str, *items: Column[int] | Column[str] | PrimaryKeyConstraint | UniqueConstraint | Index) -> Table:
+def _table(
+    name: str, *items: Column[int] | Column[str] | PrimaryKeyConstraint | UniqueConstraint | Index
+) -> Table:
     return Table(name, metadata, *items, sqlite_strict=True)
 
 
@@ -69,11 +71,15 @@ def _id() -> Column[int]:
 
 
 def _integer(name: str, default: int | None = None) -> Column[int]:
-    return Column(name, Integer, nullable=False, server_default=None if default is None else text(str(default)))
+    return Column(
+        name, Integer, nullable=False, server_default=None if default is None else text(str(default))
+    )
 
 
 def _text(name: str, default: str | None = None) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default=None if default is None else text(f"'{default}'"))
+    return Column(
+        name, Text, nullable=False, server_default=None if default is None else text(f"'{default}'")
+    )
 
 
 def _maybe_text(name: str) -> Column[str]:

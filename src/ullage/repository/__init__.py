@@ -1,0 +1,23 @@
+"""
+The repository layer: every query of a store, and the rules' own transactions.
+
+`ImageRepository` knows rows and nothing of files or registries. Its methods say which transaction they are; there are
+two kinds, one read or one write, and a method is exactly one of them. What needs no bytes from outside (a known
+reference, a new tag of an image that is here, a registered image) is checked, deduplicated, admitted and recorded in
+one; a pull of bytes has two, `admit` and `complete`.
+"""
+
+from __future__ import annotations
+
+from ullage.repository.images import ImageKey, Images
+from ullage.repository.pulls import Claims, Owner, Pulls
+from ullage.repository.records import Edge, Naming, NewImage
+from ullage.repository.storage import Storage
+
+__all__ = ["Claims", "Edge", "ImageKey", "ImageRepository", "Naming", "NewImage", "Owner"]
+
+
+class ImageRepository(Images, Pulls, Storage):
+    """
+    The rows of one store.
+    """

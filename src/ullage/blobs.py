@@ -1,0 +1,345 @@
+"""
+The files of a store: ingest, publish, open, remove. The only fsync of a blob is here.
+
+    blobs/<algorithm>/<encoded>   a blob, mode 0444: the layout of an OCI image layout
+    ingest/<encoded>              a blob on its way in; a partial one survives crash and cancel
+    trash/                        files whose rows are going, about to be unlinked
+    leases/<token>                locked by their owners
+
+A path under ``blobs/`` is touched only by whoever owns the ingest row of its digest, or under the gate while its row
+is doomed (I3). A file is complete, verified and synced before it is renamed to its digest, and the directory is
+synced before the row is committed (I4).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
+
+from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
+from ullage.errors import (
+    DigestMismatch,
+    DiskFull,
+    ImageError,
+    SizeMismatch,
+    StoreCorrupt,
+    StoreError,
+    StoreReadOnly,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["BlobFiles", "Ingest"]
+
+_CHUNK_BYTES: Final = 1 << 20
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        translated: ImageError
+        if error.errno in _NO_ROOM:
+            translated = DiskFull(f"no space left on the filesystem of the store ({what})")
+        elif error.errno in _NO_RIGHT:
+            translated = StoreReadOnly(f"no right to write to the store ({what})")
+        else:
+            translated = StoreError(f"input/output error in the store ({what})")
+        raise translated from error
+
+
+class BlobFiles:
+    """
+    The files below one root. Knows nothing of rows; its callers hold the rights that the module's text names.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.leases = root / "leases"
+        self._blobs = root / "blobs"
+        self._ingest = root / "ingest"
+        self._trash = root / "trash"
+
+    def prepare(self) -> None:
+        """
+        Make the directories; durable on return.
+        """
+        with _translated():
+            for directory in (
+                *(self._blobs / name for name in CONTENT_ALGORITHMS),
+                self._ingest,
+                self._trash,
+                self.leases,
+            ):
+                directory.mkdir(parents=True, exist_ok=True)
+            for directory in (self._blobs, self.root):
+                _sync_directory(directory)
+
+    def blob_path(self, digest: Digest) -> Path:
+        return self._blobs / digest.algorithm / digest.encoded
+
+    def ingest_path(self, digest: Digest) -> Path:
+        return self._ingest / digest.encoded
+
+    # ------------------------------------------------------------------ reading
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """
+        A published blob, for reading.
+
+        Raises:
+            StoreCorrupt: the row said that it is here, and it is not (I1).
+        """
+        try:
+            return self.blob_path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise StoreCorrupt(
+                f"blob {digest} has a row and no file", hint="`ullage check --repair` fetches it again"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"cannot read blob {digest}: {error.strerror}") from error
+
+    def read(self, digest: Digest, *, max_bytes: int) -> bytes:
+        """
+        A small published blob, whole and verified.
+
+        Raises:
+            StoreCorrupt: it is missing, longer than *max_bytes*, or has another digest.
+        """
+        with self.open(digest) as file:
+            data = file.read(max_bytes + 1)
+        hasher = Hasher(digest)
+        hasher.update(data)
+        if len(data) > max_bytes or not hasher.matches:
+            raise StoreCorrupt(
+                f"the bytes of blob {digest} are not what its name says",
+                hint="`ullage check --digests --repair` fetches it again",
+            )
+        return data
+
+    def read_ingest(self, digest: Digest) -> bytes:
+        """
+        A small finished ingest of ours, whole. It was verified when it was finished.
+        """
+        with _translated():
+            return self.ingest_path(digest).read_bytes()
+
+    def is_here(self, digest: Digest, size: int) -> bool:
+        """
+        Whether the blob's file is in place with that size.
+        """
+        try:
+            return self.blob_path(digest).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    # ------------------------------------------------------------------ on the way in
+
+    def ingest(self, digest: Digest, size: int) -> Ingest:
+        """
+        The file of an ingest whose row is ours, open for writing behind what is there already.
+        """
+        with _translated():
+            return Ingest(self.ingest_path(digest), digest, size)
+
+    def received_bytes(self, digest: Digest, size: int) -> int:
+        """
+        How much of a partial blob is here. A file that was renamed, but whose row never came, is moved back.
+
+        For an ingest row that is ours, or that nobody owns with the gate locked.
+        """
+        with _translated():
+            if not self.ingest_path(digest).exists() and self.blob_path(digest).exists():
+                self.blob_path(digest).rename(self.ingest_path(digest))
+            try:
+                return min(self.ingest_path(digest).stat().st_size, size)
+            except FileNotFoundError:
+                return 0
+
+    def publish(self, digests: Iterable[Digest]) -> None:
+        """
+        Rename finished ingests to their digests and sync the directories: their rows may follow (I4).
+        """
+        directories = set()
+        with _translated():
+            for digest in digests:
+                target = self.blob_path(digest)
+                try:
+                    self.ingest_path(digest).rename(target)
+                except FileNotFoundError:
+                    if not target.exists():  # else an earlier attempt of ours got this far
+                        raise
+                directories.add(target.parent)
+            for directory in sorted(directories):
+                _sync_directory(directory)
+
+    def discard(self, digests: Iterable[Digest]) -> None:
+        """
+        Remove partial files, for ingest rows that are ours, or that nobody owns with the gate locked.
+
+        They are moved aside first, which is quick whatever their size; `empty_trash` unlinks.
+        """
+        with _translated():
+            for digest in digests:
+                for path in (self.ingest_path(digest), self.blob_path(digest)):
+                    self._move_to_trash(path)
+
+    # ------------------------------------------------------------------ on the way out
+
+    def trash(self, digests: Iterable[Digest]) -> None:
+        """
+        Move doomed blobs aside and sync, under the gate; their rows go next.
+        """
+        directories = {self._trash}
+        with _translated():
+            for digest in digests:
+                path = self.blob_path(digest)
+                self._move_to_trash(path)
+                directories.add(path.parent)
+            for directory in sorted(directories):
+                _sync_directory(directory)
+
+    def empty_trash(self) -> None:
+        """
+        Unlink what was moved aside, with no lock held. Harmless beside others who do the same.
+        """
+        with _translated():
+            for entry in os.scandir(self._trash):
+                try:
+                    os.unlink(entry.path)  # noqa: PTH108 -- one call, no Path object for each of many
+                except FileNotFoundError:
+                    continue  # somebody else was quicker
+
+    def _move_to_trash(self, path: Path) -> None:
+        try:
+            path.rename(self._trash / f"{path.name}.{secrets.token_hex(4)}")
+        except FileNotFoundError:
+            return  # it went in an attempt that did not get as far as its row
+
+    # ------------------------------------------------------------------ the rest
+
+    def lease_tokens(self) -> list[str]:
+        """
+        The names under ``leases/``, those of leases that are being made among them.
+        """
+        with _translated():
+            return os.listdir(self.leases)
+
+    def free_bytes(self) -> int:
+        """
+        What the filesystem has left for us.
+        """
+        with _translated():
+            figures = os.statvfs(self.root)
+        return figures.f_bavail * figures.f_frsize
+
+
+class Ingest:
+    """
+    One blob being written: verified while it is written, whole and synced after `finish`.
+
+    `received_bytes` is where the next byte goes; what an earlier attempt left counts, and is hashed on opening.
+    """
+
+    def __init__(self, path: Path, digest: Digest, size: int) -> None:
+        self._hasher = Hasher(digest)
+        self._digest = digest
+        self.size = size
+        self.received_bytes = 0
+        try:
+            self._file = path.open("ab+", buffering=0)
+        except PermissionError:
+            path.chmod(0o644)  # finished by an attempt that failed later, and so made read-only
+            self._file = path.open("ab+", buffering=0)
+        try:
+            self._hash_what_is_here()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+    def write(self, data: bytes) -> None:
+        """
+        Append bytes.
+
+        Raises:
+            SizeMismatch: more came than the descriptor says. None of the excess is written.
+            DiskFull: the filesystem has no room.
+        """
+        if self.received_bytes + len(data) > self.size:
+            raise SizeMismatch(
+                f"size mismatch: expected {self.size} bytes of {self._digest}, got more",
+                expected_bytes=self.size,
+                actual_bytes=self.received_bytes + len(data),
+            )
+        self._hasher.update(data)
+        with _translated():
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+        self.received_bytes += len(data)
+
+    def restart(self) -> None:
+        """
+        Throw away what is here: the server starts from the first byte.
+        """
+        with _translated():
+            self._file.truncate(0)
+        self._hasher = Hasher(self._digest)
+        self.received_bytes = 0
+
+    def finish(self) -> None:
+        """
+        Verify and sync. After this the file is what its digest says, and on disk.
+
+        Raises:
+            SizeMismatch: bytes are missing.
+            DigestMismatch: they are others. The caller discards the file.
+        """
+        if self.received_bytes != self.size:
+            raise SizeMismatch(
+                f"size mismatch: expected {self.size} bytes of {self._digest}, got {self.received_bytes}",
+                expected_bytes=self.size,
+                actual_bytes=self.received_bytes,
+            )
+        if not self._hasher.matches:
+            actual = self._hasher.digest()
+            raise DigestMismatch(
+                f"digest mismatch: expected {self._digest}, got {actual}",
+                expected=self._digest,
+                actual=actual,
+            )
+        with _translated():
+            os.fchmod(self._file.fileno(), 0o444)
+            os.fdatasync(self._file.fileno())
+
+    def _hash_what_is_here(self) -> None:
+        self._file.seek(0)
+        while chunk := self._file.read(_CHUNK_BYTES):
+            self._hasher.update(chunk)
+            self.received_bytes += len(chunk)
+        if self.received_bytes > self.size:
+            # Not ours, or of another descriptor: nothing to go on with.
+            self.restart()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,367 @@
+"""
+One pull, from a reference to an image in the store.
+
+    resolve    HEAD, then the manifest of our platform                            no lock, no row
+    admit      one transaction: a lease, and a claim on every blob                `ImageRepository.admit`
+    fetch      config and layers in parallel: hash, write, sync                   no lock held
+    wait       for blobs that another pull fetches; take over when it dies
+    complete   rename, sync the directory, one transaction                        `ImageRepository.complete`
+
+A pull that ends otherwise gives back what it reserved. What it had received of large blobs stays, charged and
+resumable, unless the bytes were wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from ullage.errors import (
+    DigestMismatch,
+    DiskFull,
+    ImageError,
+    PullCancelled,
+    RegistryUnavailable,
+    StorageLimitExceeded,
+    StoreBusy,
+    StoreError,
+)
+from ullage.locks import LeaseLock
+from ullage.manifest import MAX_DOCUMENT_BYTES, is_image_config, parse_config
+from ullage.model import ImageStatus, PullProgress, PullStatus
+from ullage.recovery import RESUMABLE_BYTES, give_back, reap, sweep, sweep_quietly
+from ullage.repository import Edge, NewImage, Owner
+from ullage.resolve import Resolver
+
+if TYPE_CHECKING:
+    import threading
+
+    from ullage.blobs import BlobFiles, Ingest
+    from ullage.digest import Digest
+    from ullage.model import AuthConfig, ProgressCallback
+    from ullage.platform import Platform
+    from ullage.reference import ImageSpec
+    from ullage.registry import RegistryClient
+    from ullage.repository import Claims, ImageRepository
+    from ullage.resolve import Plan
+
+__all__ = ["Pull", "owner_name"]
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+PARALLEL_FETCHES: Final = 3
+_CHUNK_BYTES: Final = 256 * 1024
+_ATTEMPTS: Final = 3
+_TICK_SECONDS: Final = 0.05
+_SHOWN_SECONDS: Final = 1.0
+# After these the bytes that arrived are as good as any; after others the image itself is wrong.
+_WORTH_RESUMING: Final = (RegistryUnavailable, PullCancelled, DiskFull, StoreError)
+
+
+class Pull:
+    """
+    One pull. `run` it once.
+
+    Args:
+        platform: the one that was asked for, None for this machine's.
+        deadline: of `time.monotonic`, None for none.
+        cancel: set by the caller, from any thread, to end the pull.
+    """
+
+    def __init__(
+        self,
+        *,
+        repository: ImageRepository,
+        files: BlobFiles,
+        registry: RegistryClient,
+        spec: ImageSpec,
+        auth: AuthConfig | None,
+        platform: Platform | None,
+        deadline: float | None,
+        cancel: threading.Event | None,
+        on_progress: ProgressCallback | None,
+    ) -> None:
+        self._repository = repository
+        self._files = files
+        self._spec = spec
+        self._reference = spec.normalised()
+        self._repo = registry.repo(self._reference, auth=auth)
+        self._resolver = Resolver(repository, files, self._repo, spec, platform)
+        self._deadline = deadline
+        self._cancel = cancel
+        self._on_progress = on_progress
+        self._received: dict[Digest, int] = {}
+        self._sizes: dict[Digest, int] = {}
+        self._present_bytes = 0
+        self._arrived: set[Digest] = set()
+        self._shown_at = time.monotonic()
+
+    def run(self) -> ImageStatus:
+        """
+        Pull. On any exception the store is as it was, but for resumable bytes.
+        """
+        self._tell(PullStatus.PENDING)
+        try:
+            with ThreadPoolExecutor(PARALLEL_FETCHES, thread_name_prefix="ullage-fetch") as executor:
+                try:
+                    status = self._run(executor)
+                except BaseException:
+                    self._repo.abort()  # what the workers wait for ends now, so that the executor can
+                    executor.shutdown(cancel_futures=True)
+                    raise
+        except BaseException:
+            self._tell(PullStatus.FAILED)
+            raise
+        self._tell(PullStatus.COMPLETE)
+        return status
+
+    def _run(self, executor: ThreadPoolExecutor) -> ImageStatus:
+        found = self._until_done(executor.submit(self._resolver.resolve))
+        if isinstance(found, ImageStatus):
+            return found
+        lock = LeaseLock.create(self._files.leases)
+        token = lock.token
+        try:
+            owner = Owner(token, owner_name(), os.getpid())
+            claims = self._admit(owner, found.wanted)
+            try:
+                self._sizes = {d: found.wanted[d] for d in claims.owned}
+                self._present_bytes = sum(found.wanted[d] for d in claims.present)
+                image = self._fetch_all(executor, token, found, claims)
+                self._files.publish(self._arrived)
+                return self._repository.complete(token, sorted(self._arrived), image, found.naming)
+            except BaseException as error:
+                executor.shutdown(wait=False, cancel_futures=True)
+                self._repo.abort()
+                executor.shutdown(wait=True)  # nobody writes to our ingests any more
+                self._abandon(token, error)
+                raise
+        finally:
+            lock.drop()
+
+    # ------------------------------------------------------------------ admit
+
+    def _admit(self, owner: Owner, wanted: dict[Digest, int]) -> Claims:
+        reference = str(self._reference)
+        try:
+            claims = self._repository.admit(owner, reference, wanted, self._files)
+        except (DiskFull, StorageLimitExceeded):
+            # The dead may hold room that nobody gave back yet, and the doomed space that nobody freed.
+            reap(self._repository, self._files)
+            sweep(self._repository, self._files)
+            claims = self._repository.admit(owner, reference, wanted, self._files)
+        self._files.empty_trash()  # partial blobs that had to give way
+        return claims
+
+    # ------------------------------------------------------------------ fetch
+
+    def _fetch_all(self, executor: ThreadPoolExecutor, token: str, plan: Plan, claims: Claims) -> NewImage:
+        image: NewImage | None = None
+        mine, awaited = set(claims.owned), set(claims.awaited)
+        while True:
+            self._fetch(executor, token, plan, mine)
+            if plan.manifest.config.digest not in awaited and image is None:
+                image = self._new_image(plan)
+            if not awaited:
+                assert image is not None, "its config is here"
+                return image
+            # Others may wait for what we have, as we wait for them: they get it before we wait.
+            self._publish(token)
+            claims = self._wait_for_others(token, plan, awaited)
+            mine, awaited = set(claims.owned), set(claims.awaited)
+            self._sizes |= {d: plan.wanted[d] for d in mine}
+            self._received |= {d: plan.wanted[d] for d in claims.present}
+
+    def _fetch(self, executor: ThreadPoolExecutor, token: str, plan: Plan, mine: set[Digest]) -> None:
+        config = plan.manifest.config.digest
+        order = sorted(mine, key=lambda digest: (digest not in plan.documents, digest != config))
+        futures: dict[Future[None], Digest] = {}
+        for digest in order:
+            raw = plan.documents.get(digest)
+            futures[executor.submit(self._fetch_one, digest, plan.wanted[digest], raw)] = digest
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=self._tick_seconds(), return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                self._arrived.add(futures[future])
+                if futures[future] == config:
+                    self._new_image(plan)  # a config that is none ends the pull here, not after the layers
+            self._check_time()
+            self._show(token)
+
+    def _fetch_one(self, digest: Digest, size: int, raw: bytes | None) -> None:
+        with self._files.ingest(digest, size) as ingest:
+            resumed = ingest.received_bytes > 0
+            self._received[digest] = ingest.received_bytes
+            while True:
+                if raw is not None:
+                    ingest.restart()
+                    ingest.write(raw)
+                elif ingest.received_bytes < size:
+                    self._receive(ingest, digest, size)
+                self._received[digest] = ingest.received_bytes
+                try:
+                    ingest.finish()
+                except DigestMismatch:
+                    if not resumed:
+                        raise
+                    # What an earlier attempt left may have been torn by a power cut: once more from the start.
+                    resumed = False
+                    ingest.restart()
+                else:
+                    return
+
+    def _receive(self, ingest: Ingest, digest: Digest, size: int) -> None:
+        attempt = 0
+        while True:
+            before = ingest.received_bytes
+            try:
+                with self._repo.open_blob(digest, size=size, offset=before) as stream:
+                    if stream.offset < ingest.received_bytes:
+                        ingest.restart()
+                    while chunk := stream.read(_CHUNK_BYTES):
+                        ingest.write(chunk)
+                        self._received[digest] = ingest.received_bytes
+            except RegistryUnavailable:
+                # A broken body goes on where it broke; one that brings nothing new counts against the attempts.
+                attempt = attempt + 1 if ingest.received_bytes - before < RESUMABLE_BYTES else 1
+                if attempt >= _ATTEMPTS:
+                    raise
+            else:
+                return
+
+    def _publish(self, token: str) -> None:
+        if self._arrived:
+            self._files.publish(self._arrived)
+            self._repository.publish(token, sorted(self._arrived))
+            self._arrived.clear()
+
+    def _wait_for_others(self, token: str, plan: Plan, awaited: set[Digest]) -> Claims:
+        """
+        Until something that we wait for is no longer on its way: then it is claimed anew, whatever became of it.
+        """
+        while True:
+            moving = self._repository.awaited(sorted(awaited))
+            if any(digest not in moving or moving[digest][1] is None for digest in awaited):
+                wanted = {digest: plan.wanted[digest] for digest in awaited}
+                return self._repository.claim(token, wanted, self._files)
+            for digest, (received, _) in moving.items():
+                self._sizes[digest] = plan.wanted[digest]
+                self._received[digest] = received
+            if reap(self._repository, self._files, tokens={owner for _, owner in moving.values() if owner}):
+                continue
+            self._check_time()
+            self._show(token)
+            time.sleep(self._tick_seconds())
+
+    # ------------------------------------------------------------------ complete, or not
+
+    def _new_image(self, plan: Plan) -> NewImage:
+        manifest = plan.manifest
+        edges = [
+            Edge(manifest.digest, len(manifest.raw), "manifest", manifest.media_type),
+            Edge(manifest.config.digest, manifest.config.size, "config", manifest.config.media_type),
+            *(Edge(layer.digest, layer.size, "layer", layer.media_type) for layer in manifest.layers),
+            *plan.indexes,
+        ]
+        config = None
+        if is_image_config(manifest.config.media_type):
+            digest = manifest.config.digest
+            config = parse_config(
+                self._files.read_ingest(digest)
+                if digest in self._arrived
+                else self._files.read(digest, max_bytes=MAX_DOCUMENT_BYTES)
+            )
+        return NewImage(
+            # Every artifact shares the empty config, so that cannot be what tells artifacts apart.
+            image_id=manifest.digest if config is None else manifest.config.digest,
+            manifest_digest=manifest.digest,
+            media_type=manifest.media_type,
+            edges=tuple(edges),
+            platform=None if config is None else str(config.platform.normalised()) or None,
+            uid=None if config is None else config.uid,
+            username="" if config is None else config.username,
+            config=None if config is None else config.text,
+            artifact_type=manifest.artifact_type or None,
+            subject=None if manifest.subject is None else manifest.subject.digest,
+            annotations=json.dumps(dict(manifest.annotations)) if manifest.annotations else None,
+        )
+
+    def _abandon(self, token: str, error: BaseException) -> None:
+        """
+        Give back what was reserved. Whatever goes wrong here, the lock is dropped after, and recovery does the rest.
+        """
+        keep = isinstance(error, _WORTH_RESUMING) or not isinstance(error, ImageError)
+        try:
+            give_back(self._repository, self._files, token, keep=keep)
+            sweep_quietly(self._repository, self._files)
+        except ImageError as second:
+            _log.warning("the lease of a failed pull stays for recovery: %s", second)
+
+    # ------------------------------------------------------------------ time and talk
+
+    def _until_done(self, future: Future[_T]) -> _T:
+        while True:
+            done, _ = wait([future], timeout=self._tick_seconds())
+            if done:
+                return future.result()
+            self._check_time()
+
+    def _tick_seconds(self) -> float:
+        if self._deadline is None:
+            return _TICK_SECONDS
+        return min(_TICK_SECONDS, max(0.0, self._deadline - time.monotonic()))
+
+    def _check_time(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise PullCancelled(f"the pull of {self._reference.familiar} was cancelled")
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise PullCancelled(f"the pull of {self._reference.familiar} did not end before its deadline")
+
+    def _show(self, token: str) -> None:
+        self._tell(PullStatus.DOWNLOADING)
+        if time.monotonic() - self._shown_at >= _SHOWN_SECONDS:
+            self._shown_at = time.monotonic()
+            try:
+                self._repository.progress(token, dict(self._received))
+            except StoreBusy:
+                return  # it only informs, and the next one informs as well
+
+    def _tell(self, status: PullStatus) -> None:
+        if self._on_progress is None:
+            return
+        received = dict(self._received)
+        for digest, done in received.items():
+            self._on_progress(self._progress(status, received, digest, done))
+        if not received or status is not PullStatus.DOWNLOADING:
+            self._on_progress(self._progress(status, received, None, 0))
+
+    def _progress(
+        self, status: PullStatus, received: dict[Digest, int], blob: Digest | None, done: int
+    ) -> PullProgress:
+        return PullProgress(
+            reference=str(self._reference),
+            status=status,
+            done_bytes=sum(received.values()),
+            total_bytes=sum(self._sizes.values()),
+            present_bytes=self._present_bytes,
+            blob=blob,
+            blob_done_bytes=done,
+            blob_total_bytes=0 if blob is None else self._sizes.get(blob, 0),
+        )
+
+
+def owner_name() -> str:
+    """
+    Who we are, for people: host and program.
+    """
+    return f"{socket.gethostname()} {Path(sys.argv[0]).name or 'python'}"

@@ -1,0 +1,121 @@
+"""
+What the dead left, and what nothing names: ended, swept, unlinked.
+
+Cost is what was in flight or doomed; no directory of blobs is ever scanned.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from ullage.errors import ImageError
+from ullage.locks import LeaseLock
+from ullage.model import Reclaimed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ullage.blobs import BlobFiles
+    from ullage.repository import ImageRepository
+
+__all__ = ["RESUMABLE_BYTES", "collect", "give_back", "reap", "recover", "sweep", "sweep_quietly"]
+
+_log = logging.getLogger(__name__)
+
+#: Less than this of a blob is not worth resuming: an attempt that failed leaves nothing of it.
+RESUMABLE_BYTES: Final = 64 * 1024
+#: Blobs swept under one hold of the gate: others get their turn between.
+_BATCH: Final = 256
+
+
+def recover(repository: ImageRepository, files: BlobFiles) -> None:
+    """
+    Bring a store that others may have died on back to what its rows say. At open; harmless beside live users.
+    """
+    reap(repository, files)
+    sweep(repository, files)
+    known = set(repository.tokens())
+    for token in files.lease_tokens():
+        # The lock first and the row second: a file whose row is still to come is locked by its owner.
+        if token not in known and (lock := LeaseLock.take(files.leases, token)) is not None:
+            lock.drop()
+
+
+def reap(repository: ImageRepository, files: BlobFiles, *, tokens: Iterable[str] | None = None) -> bool:
+    """
+    End the leases of the dead: those, of *tokens* or of all, whose lock can be taken. Whether there were any.
+
+    What they had received stays, charged and resumable; what is too little for that goes.
+    """
+    reaped = False
+    for token in repository.tokens() if tokens is None else tokens:
+        lock = LeaseLock.take(files.leases, token)
+        if lock is None:
+            continue
+        try:
+            give_back(repository, files, token, keep=True)
+            reaped = True
+        finally:
+            lock.drop()
+    return reaped
+
+
+def give_back(repository: ImageRepository, files: BlobFiles, token: str, *, keep: bool) -> None:
+    """
+    End a lease that will not complete, whose lock we have.
+
+    With *keep*, what was received of large blobs stays, charged and resumable.
+    """
+    received = {}
+    worthless = []
+    for digest, size in repository.ingests_of(token):
+        here = files.received_bytes(digest, size)
+        if keep and here >= RESUMABLE_BYTES:
+            received[digest] = here
+        else:
+            received[digest] = 0
+            worthless.append(digest)
+    files.discard(worthless)
+    repository.end(token, received)
+    files.empty_trash()
+
+
+def sweep(repository: ImageRepository, files: BlobFiles) -> Reclaimed:
+    """
+    Remove the files of doomed blobs, then their rows: nothing is unlinked before its doom is durable (I3).
+    """
+    count = size = 0
+    while repository.doomed(1):
+        swept = repository.sweep(files.trash, _BATCH)
+        count += len(swept)
+        size += sum(each for _, each in swept)
+    files.empty_trash()
+    return Reclaimed(blob_count=count, blob_bytes=size)
+
+
+def sweep_quietly(repository: ImageRepository, files: BlobFiles) -> None:
+    """
+    Sweep after a removal that is durable already: what fails here is garbage for the next sweep, not the
+    caller's failure (I10).
+    """
+    try:
+        sweep(repository, files)
+    except ImageError as error:
+        _log.warning("doomed files stay for the next collection: %s", error)
+
+
+def collect(repository: ImageRepository, files: BlobFiles) -> Reclaimed:
+    """
+    Free everything that nothing names, nobody fetches and nobody holds.
+    """
+    reap(repository, files)
+    repository.doom()
+    partials = repository.discard_partials(files.discard)
+    swept = sweep(repository, files)
+    return Reclaimed(
+        blob_count=swept.blob_count,
+        blob_bytes=swept.blob_bytes,
+        partial_count=len(partials),
+        partial_bytes=sum(size for _, size in partials),
+    )

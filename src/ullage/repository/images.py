@@ -1,0 +1,421 @@
+"""
+Images and their names: look-ups, listing, tagging, pinning, removal, registration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from ullage.database import RuleBroken
+from ullage.errors import (
+    ImageAlreadyExists,
+    ImageInUse,
+    ImageNotFound,
+    InvalidReference,
+    StorageLimitExceeded,
+)
+from ullage.reference import Reference
+from ullage.repository.records import Records
+from ullage.repository.rows import image_status
+from ullage.repository.storage import doom_garbage, limit_exceeded
+from ullage.schema import (
+    held,
+    images,
+    manifest_blobs,
+    manifests,
+    repo_digests,
+    repo_tags,
+)
+from ullage.schema import blobs as blobs_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Select, Table
+
+    from ullage.digest import Digest
+    from ullage.model import ImageStatus
+    from ullage.reference import ImageSpec
+
+__all__ = ["ImageKey", "Images", "find", "name_image"]
+
+#: What a host may name an image by: the row's id, an image id or a prefix of one, or a reference.
+ImageKey = int | str
+
+_HEX: Final = re.compile(r"(?:sha256:|sha512:)?([0-9a-f]{4,128})")
+
+
+def _names(table: Table) -> ColumnElement[str]:
+    return (
+        select(func.group_concat(table.c.reference, " "))
+        .where(table.c.image_id == images.c.id)
+        .scalar_subquery()
+    )
+
+
+STATUS: Final = select(
+    images.c.id,
+    images.c.image_id,
+    images.c.size,
+    images.c.platform,
+    images.c.uid,
+    images.c.username,
+    images.c.spec_image_name,
+    images.c.spec_tag,
+    images.c.spec_digest,
+    images.c.pinned,
+    images.c.pulled_at,
+    images.c.last_used_at,
+    _names(repo_tags),
+    _names(repo_digests),
+    select(manifests.c.annotations)
+    .where(manifests.c.image_id == images.c.id, manifests.c.complete == literal_column("1"))
+    .order_by(manifests.c.id.desc())
+    .limit(literal_column("1"))
+    .scalar_subquery(),
+)
+
+_BY_ID: Final = STATUS.where(images.c.id == bindparam("id"))
+_BY_PREFIX: Final = (
+    STATUS.where(images.c.image_id >= bindparam("low"), images.c.image_id < bindparam("high"))
+    .order_by(images.c.id)
+    .limit(literal_column("2"))
+)
+_LIST: Final = STATUS.order_by(images.c.id)
+
+
+def _denoted(table: Table) -> Select[tuple[int]]:
+    return select(table.c.image_id).where(table.c.reference == bindparam("reference"))
+
+
+_BY_TAG: Final = STATUS.where(images.c.id == _denoted(repo_tags).scalar_subquery())
+_BY_DIGEST: Final = STATUS.where(images.c.id == _denoted(repo_digests).scalar_subquery())
+
+# A known reference serves a pull when nobody asked for a platform, or when it is the one that it was resolved for.
+_KNOWN_TAG, _KNOWN_DIGEST = (
+    STATUS.join(table, table.c.image_id == images.c.id).where(
+        table.c.reference == bindparam("reference"),
+        or_(
+            bindparam("platform").is_(None),
+            table.c.platform == bindparam("platform"),
+            images.c.platform == bindparam("platform"),
+        ),
+        or_(bindparam("digest").is_(None), table.c.digest == bindparam("digest")),
+    )
+    for table in (repo_tags, repo_digests)
+)
+
+
+def table_of(reference: Reference) -> Table:
+    """
+    Where such a reference stands.
+    """
+    return repo_tags if reference.digest is None else repo_digests
+
+
+class Images(Records):
+    """
+    The part of `ImageRepository` that is about images and their names.
+    """
+
+    # ------------------------------------------------------------------ one read transaction each
+
+    def find(self, key: ImageKey) -> ImageStatus | None:
+        """
+        The image that *key* names; None when there is none. One read.
+
+        A string is read as a reference first, then as an image id or a prefix of one (four digits at least).
+
+        Raises:
+            InvalidReference: *key* is neither, or a prefix of several ids.
+        """
+        with self._database.read() as connection:
+            return find(connection, key)
+
+    def list(self) -> list[ImageStatus]:
+        """
+        Every image by id, of one moment. One read.
+        """
+        with self._database.read() as connection:
+            return [image_status(row) for row in connection.execute(_LIST)]
+
+    def known(
+        self, reference: Reference, *, platform: str | None = None, digest: Digest | None = None
+    ) -> ImageStatus | None:
+        """
+        The image that a pull of *reference* for *platform* would find here. One read.
+
+        With *digest*, only when the reference was resolved to that.
+        """
+        statement = _KNOWN_TAG if reference.digest is None else _KNOWN_DIGEST
+        parameters = {"reference": str(reference), "platform": platform, "digest": digest}
+        with self._database.read() as connection:
+            row = connection.execute(statement, parameters).first()
+        return None if row is None else image_status(row)
+
+    def content_of(self, image_row_id: int) -> list[tuple[str, str, str]]:
+        """
+        (role, digest, media type) of the blobs of the image's newest manifest, in order. One read.
+        """
+        newest = (
+            select(func.max(manifests.c.id)).where(
+                manifests.c.image_id == image_row_id, manifests.c.complete == 1
+            )
+        ).scalar_subquery()
+        statement = (
+            select(manifest_blobs.c.role, blobs_table.c.digest, manifest_blobs.c.media_type)
+            .join(blobs_table, blobs_table.c.id == manifest_blobs.c.blob_id)
+            .where(manifest_blobs.c.manifest_id == newest)
+            .order_by(manifest_blobs.c.position)
+        )
+        with self._database.read() as connection:
+            return [row._tuple() for row in connection.execute(statement)]
+
+    def config_of(self, image_row_id: int) -> str | None:
+        """
+        The config of the image, as it came; None for an artifact. One read.
+        """
+        with self._database.read() as connection:
+            return connection.execute(select(images.c.config).where(images.c.id == image_row_id)).scalar()
+
+    # ------------------------------------------------------------------ one write transaction each
+
+    def register(
+        self,
+        spec: ImageSpec,
+        *,
+        image_id: Digest,
+        digest: Digest | None,
+        size: int,
+        platform: str | None = None,
+    ) -> ImageStatus:
+        """
+        An image whose bytes the host keeps elsewhere: checked, deduplicated, admitted and recorded. One write.
+
+        A known reference is answered with its image, whatever the numbers.
+
+        Raises:
+            StorageLimitExceeded: *size* does not fit.
+        """
+        reference = spec.normalised()
+        with self._database.write() as connection:
+            known = connection.execute(
+                _BY_TAG if reference.digest is None else _BY_DIGEST, {"reference": str(reference)}
+            ).first()
+            if known is not None:
+                return image_status(known)
+            row_id = connection.execute(select(images.c.id).where(images.c.image_id == image_id)).scalar()
+            if row_id is None:
+                row_id = self._insert_registered(connection, spec, image_id, size, platform)
+            now = self._now()
+            if reference.digest is None:
+                name_image(connection, repo_tags, str(reference), row_id, digest=digest, now=now)
+            if digest is not None or reference.digest is not None:
+                named = reference.digest or digest
+                name_image(
+                    connection, repo_digests, f"{reference.name}@{named}", row_id, digest=named, now=now
+                )
+            return _by_id(connection, row_id)
+
+    def _insert_registered(
+        self, connection: Connection, spec: ImageSpec, image_id: Digest, size: int, platform: str | None
+    ) -> int:
+        now = self._now()
+        values = {
+            "image_id": image_id,
+            "size": size,
+            "registered_bytes": size,
+            "platform": platform,
+            "spec_image_name": spec.image_name,
+            "spec_tag": spec.tag,
+            "spec_digest": spec.digest,
+            "pulled_at": now,
+            "last_used_at": now,
+        }
+        try:
+            inserted = connection.execute(insert(images).values(values).returning(images.c.id))
+        except RuleBroken as error:
+            raise limit_exceeded(connection, error, needed_bytes=size) from error
+        return inserted.scalar_one()
+
+    def tag(self, key: ImageKey, reference: Reference, *, move: bool = False) -> ImageStatus:
+        """
+        Give an image one more tag. One write; nothing changes when it has it.
+
+        Raises:
+            ImageNotFound: nothing is named *key*.
+            ImageAlreadyExists: the tag denotes another image, and not *move*.
+        """
+        with self._database.write() as connection:
+            status = _found(connection, key)
+            other = connection.execute(_denoted(repo_tags), {"reference": str(reference)}).scalar()
+            if other is not None and other != status.id and not move:
+                raise ImageAlreadyExists(
+                    f"{reference.familiar} denotes image {other}",
+                    reference=str(reference),
+                    hint="untag it first, or move it with --force",
+                )
+            if other != status.id:
+                resolved = _resolved(connection, key, status.id)
+                name_image(connection, repo_tags, str(reference), status.id, now=self._now(), **resolved)
+            return _by_id(connection, status.id)
+
+    def untag(self, reference: Reference) -> ImageStatus:
+        """
+        Take one reference away; the image stays, nameless if that was its last. One write.
+
+        Raises:
+            ImageNotFound: there is no such reference.
+        """
+        table = table_of(reference)
+        with self._database.write() as connection:
+            row_id = connection.execute(
+                delete(table).where(table.c.reference == str(reference)).returning(table.c.image_id)
+            ).scalar()
+            if row_id is None:
+                raise ImageNotFound(f"no such reference: {reference.familiar}", image=str(reference))
+            return _by_id(connection, row_id)
+
+    def pin(self, key: ImageKey, *, pinned: bool) -> ImageStatus:
+        """
+        Set or clear `pinned`. One write.
+        """
+        with self._database.write() as connection:
+            status = _found(connection, key)
+            connection.execute(update(images).where(images.c.id == status.id).values(pinned=int(pinned)))
+            return _by_id(connection, status.id)
+
+    def remove(self, key: ImageKey) -> ImageStatus | None:
+        """
+        Take an image away with all its names, and doom what it alone used. One write; None when it is not here.
+
+        Raises:
+            ImageInUse: somebody holds it.
+        """
+        with self._database.write() as connection:
+            status = find(connection, key)
+            if status is None:
+                return None
+            holders = connection.execute(
+                select(held.c.owner, held.c.pid, held.c.since).where(held.c.id == status.id)
+            ).all()
+            if holders:
+                said = tuple(f"{owner} (pid {pid}) since {since}" for owner, pid, since in holders)
+                raise ImageInUse(
+                    f"image {status.image_id} is held by {', '.join(said)}",
+                    image=status.image_id,
+                    holders=said,
+                )
+            connection.execute(delete(images).where(images.c.id == status.id))
+            doom_garbage(connection)
+            return status
+
+    def touch(self, row_ids: Sequence[int]) -> None:
+        """
+        Note that images were used just now. One write that costs no fsync: it may be lost in a power cut.
+        """
+        with self._database.write(durable=False) as connection:
+            connection.execute(
+                update(images).where(images.c.id.in_(row_ids)).values(last_used_at=self._now())
+            )
+
+
+def find(connection: Connection, key: ImageKey) -> ImageStatus | None:
+    """
+    See `Images.find`.
+    """
+    if isinstance(key, int):
+        row = connection.execute(_BY_ID, {"id": key}).first()
+        return None if row is None else image_status(row)
+    prefix = _HEX.fullmatch(key)
+    try:
+        reference = Reference.parse(key)
+    except InvalidReference:
+        if prefix is None:
+            raise
+    else:
+        statement = _BY_TAG if reference.digest is None else _BY_DIGEST
+        row = connection.execute(statement, {"reference": str(reference)}).first()
+        if row is not None:
+            return image_status(row)
+    return None if prefix is None else _by_prefix(connection, key, prefix.group(1))
+
+
+def _by_prefix(connection: Connection, key: str, digits: str) -> ImageStatus | None:
+    for algorithm in (key.partition(":")[0],) if ":" in key else ("sha256", "sha512"):
+        low = f"{algorithm}:{digits}"
+        rows = connection.execute(_BY_PREFIX, {"low": low, "high": low + "g"}).all()
+        if len(rows) > 1:
+            raise InvalidReference(
+                f"ambiguous: several image ids begin with {digits}", reference=key, hint="give more digits"
+            )
+        if rows:
+            return image_status(rows[0])
+    return None
+
+
+def _found(connection: Connection, key: ImageKey) -> ImageStatus:
+    status = find(connection, key)
+    if status is None:
+        raise ImageNotFound(f"no such image: {key}", image=str(key))
+    return status
+
+
+def _by_id(connection: Connection, row_id: int) -> ImageStatus:
+    return image_status(connection.execute(_BY_ID, {"id": row_id}).one())
+
+
+def _resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, Any]:
+    """
+    What a new tag of an image resolves to: the same as the reference it was named by, else its newest manifest.
+    """
+    with contextlib.suppress(InvalidReference):  # then it is an id, which resolves to nothing of its own
+        reference = Reference.parse(str(key))
+        table = table_of(reference)
+        row = connection.execute(
+            select(table.c.manifest_id, table.c.digest, table.c.platform).where(
+                table.c.reference == str(reference), table.c.image_id == row_id
+            )
+        ).first()
+        if row is not None:
+            return dict(row._mapping)
+    newest = connection.execute(
+        select(manifests.c.id, manifests.c.digest)
+        .where(manifests.c.image_id == row_id, manifests.c.complete == 1)
+        .order_by(manifests.c.id.desc())
+        .limit(1)
+    ).first()
+    return {} if newest is None else {"manifest_id": newest[0], "digest": newest[1]}
+
+
+def name_image(
+    connection: Connection,
+    table: Table,
+    reference: str,
+    row_id: int,
+    *,
+    now: str,
+    manifest_id: int | None = None,
+    digest: str | None = None,
+    platform: str | None = None,
+) -> None:
+    """
+    Write one row of either table of references, moving the reference if it denotes something else.
+    """
+    values = {
+        "image_id": row_id,
+        "manifest_id": manifest_id,
+        "digest": digest,
+        "platform": platform,
+        "updated_at": now,
+    }
+    connection.execute(
+        upsert(table)
+        .values(reference=reference, **values)
+        .on_conflict_do_update(index_elements=[table.c.reference], set_=values)
+    )

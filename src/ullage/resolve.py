@@ -1,0 +1,207 @@
+"""
+From a reference to what is to be fetched, or to an image that is here already.
+
+One HEAD where the registry knows it; documents that are here are read from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ullage.digest import Digest, Hasher, digest_of
+from ullage.errors import DigestMismatch, InvalidManifest, NoMatchingPlatform, StoreCorrupt
+from ullage.manifest import (
+    MAX_DOCUMENT_BYTES,
+    Descriptor,
+    Index,
+    Manifest,
+    is_image_config,
+    parse_config,
+    parse_document,
+    select_manifest,
+)
+from ullage.platform import Platform
+from ullage.repository import Edge, Naming
+
+if TYPE_CHECKING:
+    from ullage.blobs import BlobFiles
+    from ullage.model import ImageStatus
+    from ullage.reference import ImageSpec
+    from ullage.registry import RegistryRepo
+    from ullage.repository import ImageRepository
+
+__all__ = ["Plan", "Resolver"]
+
+_CHUNK_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    What resolving found: the manifest, the indexes on the way to it, the bytes of both, and the names to give.
+    """
+
+    manifest: Manifest
+    documents: dict[Digest, bytes]
+    indexes: tuple[Edge, ...]
+    naming: Naming
+
+    @property
+    def wanted(self) -> dict[Digest, int]:
+        """
+        Every blob that the image needs, with its size.
+        """
+        sizes = {digest: len(raw) for digest, raw in self.documents.items()}
+        for each in self.manifest.blobs:
+            if sizes.setdefault(each.digest, each.size) != each.size:
+                raise InvalidManifest(f"two sizes for one digest: {each.digest}")
+        return sizes
+
+
+class Resolver:
+    """
+    Resolves one reference, once.
+
+    Args:
+        asked: the platform that the caller asked for; None for this machine's.
+    """
+
+    def __init__(
+        self,
+        repository: ImageRepository,
+        files: BlobFiles,
+        repo: RegistryRepo,
+        spec: ImageSpec,
+        asked: Platform | None,
+    ) -> None:
+        self._repository = repository
+        self._files = files
+        self._repo = repo
+        self._spec = spec
+        self._reference = spec.normalised()
+        self._asked = asked
+        self._platform = Platform.of_host() if asked is None else asked
+
+    def resolve(self) -> Plan | ImageStatus:
+        """
+        The image, when the registry's answer shows that it is here; else what to fetch.
+
+        Raises:
+            ManifestUnknown, AuthenticationFailed, RegistryUnavailable: the registry's answer.
+            NoMatchingPlatform, UnsupportedContent, ContentError: what it sent cannot be pulled.
+        """
+        ref = self._reference.digest or self._reference.tag
+        assert ref is not None, "a normalised reference has one"
+        head = self._repo.head_manifest(ref)
+        if head is not None and (here := self._here(head.digest)) is not None:
+            return here
+        if head is not None:
+            raw, media_type = self._document(head.digest, head.media_type)
+            digest = head.digest
+        else:
+            fetched = self._repo.get_manifest(ref)
+            raw, media_type = fetched.raw, fetched.media_type
+            digest = self._reference.digest or fetched.digest or digest_of(raw)
+        return self._plan(parse_document(raw, media_type=media_type, digest=digest))
+
+    def _here(self, digest: Digest) -> ImageStatus | None:
+        """
+        The image that *digest* resolves to, under this name already or given it now.
+        """
+        asked = None if self._asked is None else str(self._asked.normalised())
+        known = self._repository.known(self._reference, platform=asked, digest=digest)
+        if known is not None or not self._repository.ready(digest):
+            return known
+        return self._repository.adopt(self._naming(digest, self._platform), asked=asked)
+
+    def _plan(self, top: Manifest | Index) -> Plan:
+        documents = {top.digest: (top.raw, top.media_type)}
+
+        def fetch(descriptor: Descriptor) -> bytes:
+            if is_image_config(descriptor.media_type):
+                return self._config(descriptor)
+            raw, _ = self._document(descriptor.digest, descriptor.media_type)
+            documents[descriptor.digest] = (raw, descriptor.media_type)
+            return raw
+
+        _, manifest = select_manifest(top, self._platform, fetch)
+        if is_image_config(manifest.config.media_type):
+            self._check_config(manifest, chosen=isinstance(top, Index))
+        return Plan(
+            manifest=manifest,
+            documents={digest: raw for digest, (raw, _) in documents.items()},
+            indexes=tuple(
+                Edge(digest, len(raw), "index", media_type)
+                for digest, (raw, media_type) in documents.items()
+                if digest != manifest.digest
+            ),
+            naming=self._naming(top.digest, self._platform if isinstance(top, Index) else self._asked),
+        )
+
+    def _naming(self, digest: Digest, platform: Platform | None) -> Naming:
+        return Naming(
+            spec_image_name=self._spec.image_name,
+            spec_tag=self._spec.tag,
+            spec_digest=self._spec.digest,
+            repo=self._reference.name,
+            repo_tag=None if self._reference.digest else str(self._reference),
+            digest=digest,
+            platform=None if platform is None else str(platform.normalised()),
+        )
+
+    def _check_config(self, manifest: Manifest, *, chosen: bool) -> None:
+        size = manifest.config.size
+        if size > MAX_DOCUMENT_BYTES:
+            raise InvalidManifest(f"config too large: {size} bytes, limit {MAX_DOCUMENT_BYTES}")
+        if chosen or self._asked is None:
+            return
+        # A platform was asked for, and there was no index to choose from: the config says what the image runs on.
+        own = parse_config(self._config(manifest.config)).platform.normalised()
+        if own != self._platform.normalised():
+            raise NoMatchingPlatform(
+                f"{self._reference.familiar} is an image for {own}, not for {self._platform}",
+                platform=str(self._platform),
+                available=(str(own),),
+            )
+
+    def _document(self, digest: Digest, media_type: str) -> tuple[bytes, str]:
+        """
+        A manifest or an index with its media type: from here when it is here, else from the registry.
+        """
+        if media_type and (raw := self._local(digest)) is not None:
+            return raw, media_type
+        fetched = self._repo.get_manifest(digest)
+        return fetched.raw, fetched.media_type
+
+    def _config(self, descriptor: Descriptor) -> bytes:
+        """
+        A config that decides whether to pull at all, before anything is reserved for it.
+        """
+        if descriptor.size > MAX_DOCUMENT_BYTES:
+            raise InvalidManifest(f"config too large: {descriptor.size} bytes, limit {MAX_DOCUMENT_BYTES}")
+        if (raw := self._local(descriptor.digest)) is not None:
+            return raw
+        data = bytearray()
+        with self._repo.open_blob(descriptor.digest, size=descriptor.size) as stream:
+            while len(data) <= descriptor.size and (chunk := stream.read(_CHUNK_BYTES)):
+                data += chunk
+        hasher = Hasher(descriptor.digest)
+        hasher.update(data)
+        if not hasher.matches:
+            actual = hasher.digest()
+            raise DigestMismatch(
+                f"digest mismatch: expected {descriptor.digest}, got {actual}",
+                expected=descriptor.digest,
+                actual=actual,
+            )
+        return bytes(data)
+
+    def _local(self, digest: Digest) -> bytes | None:
+        if not self._repository.ready(digest):
+            return None
+        try:
+            return self._files.read(digest, max_bytes=MAX_DOCUMENT_BYTES)
+        except StoreCorrupt:
+            # Gone since we looked, for no lease keeps it, or damaged: the registry has it.
+            return None
