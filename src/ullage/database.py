@@ -266,7 +266,7 @@ class Database:
 
         def connect() -> sqlite3.Connection:
             uri = f"file:{quote(os.fspath(self.path))}?mode={mode or self._mode}"
-            connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
+            connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
             try:
                 for pragma in (
                     f"busy_timeout = {_SHELL_BUSY_MS}",

@@ -35,9 +35,6 @@ __all__ = [
 #: The storage limit of a store that is created without one, in bytes: 10 GiB.
 DEFAULT_MAX_STORAGE: Final = 10 * 1024**3
 
-_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
-
-
 class PullPolicy(enum.Enum):
     """
     When a pull asks the registry (Kubernetes' ``imagePullPolicy``).
@@ -133,7 +130,7 @@ class ImageStatus:
     uid: int | None = None
     username: str = ""
     platform: str | None = None
-    annotations: Mapping[str, str] = _NO_ANNOTATIONS
+    annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,7 +272,7 @@ class ImageService:
         """
         Every image, by id, as of one moment.
         """
-        return self._repository.list()
+        return self._repository.all()
 
     def image_status(self, image: ImageLike) -> ImageStatus | None:
         """

@@ -54,6 +54,7 @@ def _names(table: Table) -> ColumnElement[str]:
     return (
         select(func.group_concat(table.c.reference, " "))
         .where(table.c.image_id == images.c.id)
+        .correlate(images)
         .scalar_subquery()
     )
 
@@ -77,6 +78,7 @@ STATUS: Final = select(
     .where(manifests.c.image_id == images.c.id, manifests.c.complete == literal_column("1"))
     .order_by(manifests.c.id.desc())
     .limit(literal_column("1"))
+    .correlate(images)
     .scalar_subquery(),
 )
 
@@ -89,12 +91,12 @@ _BY_PREFIX: Final = (
 _LIST: Final = STATUS.order_by(images.c.id)
 
 
-def _denoted(table: Table) -> Select[tuple[int]]:
+def _denoted(table: Table) -> Select[int]:
     return select(table.c.image_id).where(table.c.reference == bindparam("reference"))
 
 
-_BY_TAG: Final = STATUS.where(images.c.id == _denoted(repo_tags).scalar_subquery())
-_BY_DIGEST: Final = STATUS.where(images.c.id == _denoted(repo_digests).scalar_subquery())
+_BY_TAG: Final = STATUS.where(images.c.id == _denoted(repo_tags).correlate(None).scalar_subquery())
+_BY_DIGEST: Final = STATUS.where(images.c.id == _denoted(repo_digests).correlate(None).scalar_subquery())
 
 # A known reference serves a pull when nobody asked for a platform, or when it is the one that it was resolved for.
 _KNOWN_TAG, _KNOWN_DIGEST = (
@@ -137,7 +139,7 @@ class Images(Records):
         with self._database.read() as connection:
             return find(connection, key)
 
-    def list(self) -> list[ImageStatus]:
+    def all(self) -> list[ImageStatus]:
         """
         Every image by id, of one moment. One read.
         """
@@ -174,7 +176,7 @@ class Images(Records):
             .order_by(manifest_blobs.c.position)
         )
         with self._database.read() as connection:
-            return [row._tuple() for row in connection.execute(statement)]
+            return [(role, digest, media_type) for role, digest, media_type in connection.execute(statement)]
 
     def config_of(self, image_row_id: int) -> str | None:
         """
@@ -241,7 +243,8 @@ class Images(Records):
             inserted = connection.execute(insert(images).values(values).returning(images.c.id))
         except RuleBroken as error:
             raise limit_exceeded(connection, error, needed_bytes=size) from error
-        return inserted.scalar_one()
+        row_id: int = inserted.scalar_one()
+        return row_id
 
     def tag(self, key: ImageKey, reference: Reference, *, move: bool = False) -> ImageStatus:
         """

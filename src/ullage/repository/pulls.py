@@ -10,11 +10,11 @@ the lease, which lives by a lock.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import Connection, bindparam, insert, select, text, update
+from sqlalchemy import Connection, TextClause, bindparam, insert, select, text, update
 
 from ullage.database import RuleBroken
 from ullage.digest import Digest
@@ -180,17 +180,19 @@ class Pulls(Records):
 
     # ------------------------------------------------------------------ one write transaction each
 
-    def adopt(self, naming: Naming) -> ImageStatus | None:
+    def adopt(self, naming: Naming, *, asked: str | None) -> ImageStatus | None:
         """
         Name an image that is here by what the registry resolved the name to. One write; None when it is not here.
+
+        An index stands for the platform of *naming*; a manifest for whatever it is, unless a platform was *asked*.
         """
+        parameters = {"digest": naming.digest, "platform": naming.platform, "asked": asked}
         with self._database.write() as connection:
-            row = connection.execute(
-                _RESOLVED, {"digest": naming.digest, "platform": naming.platform}
-            ).first()
+            row = connection.execute(_RESOLVED, parameters).first()
             if row is None:
                 return None
-            self._name(connection, naming, image_row_id=row.image_id, manifest_id=row.id)
+            named = replace(naming, platform=row.platform)
+            self._name(connection, named, image_row_id=row.image_id, manifest_id=row.id)
             return _used(connection, row.image_id, self._now())
 
     def admit(self, owner: Owner, reference: str, wanted: Mapping[Digest, int], files: Files) -> Claims:
@@ -371,7 +373,7 @@ class Pulls(Records):
         growth: int,
         files: Files,
     ) -> None:
-        steps = [
+        steps: list[tuple[TextClause, Collection[Digest], dict[str, Any]]] = [
             (_TAKE_BACK, doomed, {"digests": _json(doomed)}),
             (_TAKE_OVER, resumable, {"digests": _json(resumable), "lease_id": lease_id}),
             (_RESERVE, absent, {"sizes": json.dumps(absent), "lease_id": lease_id, "now": self._now()}),
@@ -410,11 +412,13 @@ class Pulls(Records):
             raise StoreCorrupt("ingests of a live pull are gone from the database")
 
     def _insert_image(self, connection: Connection, image: NewImage, naming: Naming) -> int:
-        row_id = connection.execute(select(images.c.id).where(images.c.image_id == image.image_id)).scalar()
+        row_id: int | None = connection.execute(
+            select(images.c.id).where(images.c.image_id == image.image_id)
+        ).scalar()
         if row_id is not None:
             return row_id
         now = self._now()
-        return connection.execute(
+        inserted: int = connection.execute(
             insert(images)
             .values(
                 image_id=image.image_id,
@@ -430,9 +434,10 @@ class Pulls(Records):
             )
             .returning(images.c.id)
         ).scalar_one()
+        return inserted
 
     def _insert_manifest(self, connection: Connection, image: NewImage, row_id: int) -> int:
-        known = connection.execute(
+        known: int | None = connection.execute(
             select(manifests.c.id).where(manifests.c.digest == image.manifest_digest)
         ).scalar()
         if known is not None:
@@ -444,7 +449,7 @@ class Pulls(Records):
                 first = connection.execute(_NEXT_POSITION, parameters).scalar_one()
                 self._insert_edges(connection, known, first, [indexes[Digest(digest)] for digest in missing])
             return known
-        manifest_id = connection.execute(
+        manifest_id: int = connection.execute(
             insert(manifests)
             .values(
                 digest=image.manifest_digest,
@@ -473,7 +478,7 @@ class Pulls(Records):
 
     def _name(self, connection: Connection, naming: Naming, *, image_row_id: int, manifest_id: int) -> None:
         now = self._now()
-        resolved = {
+        resolved: dict[str, Any] = {
             "manifest_id": manifest_id,
             "digest": naming.digest,
             "platform": naming.platform,
@@ -501,7 +506,7 @@ class Pulls(Records):
 
 
 def _lease_id(connection: Connection, token: str) -> int:
-    lease_id = connection.execute(_LEASE_ID, {"token": token}).scalar()
+    lease_id: int | None = connection.execute(_LEASE_ID, {"token": token}).scalar()
     if lease_id is None:
         raise StoreError("the lease of this pull was ended by somebody else")
     return lease_id
@@ -518,5 +523,5 @@ def _used(connection: Connection, row_id: int, now: str) -> ImageStatus:
     return status
 
 
-def _json(digests: Sequence[Digest] | frozenset[Digest] | set[Digest] | Mapping[Digest, object]) -> str:
+def _json(digests: Collection[Digest]) -> str:
     return json.dumps(list(digests))

@@ -7,15 +7,14 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ullage.model import ImageStatus
 from ullage.reference import ImageSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Row
 
 __all__ = ["from_text", "image_status", "to_text"]
 
@@ -33,7 +32,7 @@ def from_text(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def image_status(row: Row[tuple[object, ...]]) -> ImageStatus:
+def image_status(row: Sequence[Any]) -> ImageStatus:
     """
     A row of ``repository.images.STATUS``.
     """
@@ -53,7 +52,7 @@ def image_status(row: Row[tuple[object, ...]]) -> ImageStatus:
         repo_tags,
         repo_digests,
         annotations,
-    ) = row._tuple()
+    ) = row
     return ImageStatus(
         id=row_id,
         image_id=image_id,

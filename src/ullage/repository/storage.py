@@ -62,14 +62,14 @@ class Storage(Records):
         if row_id is not None:
             statement = statement.where(image_storage.c.id == row_id)
         with self._database.read() as connection:
-            return [ImageStorage(**row._mapping) for row in connection.execute(statement)]
+            return [ImageStorage(**row) for row in connection.execute(statement).mappings()]
 
     def view(self, name: str) -> list[dict[str, Any]]:
         """
         The rows of one of the views for people, as dictionaries. One read.
         """
         with self._database.read() as connection:
-            return [dict(row._mapping) for row in connection.execute(select(_VIEWS[name]))]
+            return [dict(row) for row in connection.execute(select(_VIEWS[name])).mappings()]
 
     def doomed(self, limit: int) -> list[tuple[Digest, int]]:
         """
@@ -118,7 +118,7 @@ class Storage(Records):
 
 
 def usage(connection: Connection) -> StorageUsage:
-    return StorageUsage(**connection.execute(select(storage_usage)).one()._mapping)
+    return StorageUsage(**connection.execute(select(storage_usage)).mappings().one())
 
 
 def doom_garbage(connection: Connection) -> None:
