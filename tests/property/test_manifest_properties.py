@@ -4,7 +4,7 @@ Documents: what holds for any bytes.
 
 import json
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ullage.conformance import validate_document
@@ -140,6 +140,9 @@ def test_what_matches_is_preferred_to_what_does_not(host, candidate):
 @given(PLATFORMS)
 def test_what_is_stricter_matches_no_more(host):
     candidates = [host, host.normalised(), Platform(host.os, "386"), Platform(host.os, "arm", "v7")]
+    own = host.normalised()
+    # Of a revision of arm64 that nobody knows, nobody knows what it runs: not even itself.
+    assume(own.architecture != "arm64" or own.variant in ("", "v8.2", "v9", "v9.1"))
 
     for candidate in candidates:
         assert only(host).match(candidate) or not only_strict(host).match(candidate)
