@@ -4,6 +4,9 @@ What a name denotes: HEAD, GET, and what a registry may get wrong about them.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from support import registry as faults
@@ -41,6 +44,18 @@ def test_a_manifest_comes_as_it_is_by_tag_and_by_digest(repo, image):
 
 def test_a_repo_is_made_without_a_request(repo, registry):
     assert registry.connections == 0
+
+
+def test_who_pulls_nothing_does_not_pay_for_an_http_library():
+    code = """if True:
+        import sys
+        from ullage.reference import Reference
+        from ullage.registry import RegistryClient
+        RegistryClient().repo(Reference.parse("alpine"))
+        sys.exit("urllib3" in sys.modules or "http.client" in sys.modules)
+    """
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_requests_one_after_another_share_a_connection(repo, image, registry):

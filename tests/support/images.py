@@ -124,14 +124,19 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def gzip_of(data: bytes, *, level: int = 6) -> bytes:
+def gzip_of(data: bytes) -> bytes:
     """
-    A gzip member without a name and without a time.
+    A gzip member without a name, without a time and without compression.
+
+    Stored blocks, written here: what zlib makes of the same bytes differs from one version to the next.
     """
-    compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-    deflated = compressor.compress(data) + compressor.flush()
+    blocks = [data[at : at + 65535] for at in range(0, len(data), 65535)] or [b""]
+    stored = b"".join(
+        struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF) + block
+        for number, block in enumerate(blocks, 1)
+    )
     header = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-    return header + deflated + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    return header + stored + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
 
 
 def noise(size: int, seed: str = "") -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from ullage.errors import AuthenticationFailed
-from ullage.registry.answers import MAX_ERROR_BYTES, document, refusal, registry_errors, said
+from ullage.registry.answers import MAX_ERROR_BYTES, TRANSIENT, document, refusal, registry_errors, said
 from ullage.registry.challenge import Challenge, parse_challenges
 from ullage.registry.endpoint import Origin, is_local, same_registry, shown
 from ullage.registry.request import Request
@@ -146,9 +145,9 @@ class Authorizer:
     Threads that find the token gone stale wait for the one that renews it.
     """
 
-    def __init__(self, credentials: Credentials, *, base_url: str, path: str) -> None:
+    def __init__(self, credentials: Credentials, *, origin: Origin, path: str) -> None:
         self._credentials = credentials
-        self._origin = Origin.of(base_url)
+        self._origin = origin
         self._path = path
         self._lock = threading.Lock()
         self._token: _Token | None = None
@@ -217,18 +216,27 @@ class Authorizer:
 
     def _why(self, challenges: tuple[Challenge, ...], used: str | None) -> str:
         known = self._credentials
-        schemes = sorted({each.scheme for each in challenges} - {"basic", "bearer"})
-        if known.withheld:
-            return "the registry asks for credentials, and those given are for another host"
-        if known != Credentials() and used is not None:
-            return "the registry refused the credentials"
+        asked = {each.scheme for each in challenges}
+        if known.withheld or (known != Credentials() and used is not None):
+            return self._refused
         if known.identity_token or known.registry_token:
             return "the registry asks for a user name and a password, not for a token"
-        if not challenges:
+        if not asked:
             return "the registry answered 401 without saying what it asks for"
-        if schemes and len(schemes) == len({each.scheme for each in challenges}):
-            return f"the registry asks for {', '.join(schemes)[:100]}, which we do not speak"
-        return "the registry asks for credentials"
+        if not asked & {"basic", "bearer"}:
+            return f"the registry asks for {', '.join(sorted(asked))[:100]}, which we do not speak"
+        return self._refused
+
+    @property
+    def _refused(self) -> str:
+        """
+        What a 401 means, given what we have to offer.
+        """
+        if self._credentials.withheld:
+            return "the registry asks for credentials, and those given are for another host"
+        if self._credentials == Credentials():
+            return "the registry asks for credentials"
+        return "the registry refused the credentials"
 
     def _key(self, bearer: Challenge, refused: Refusal) -> tuple[str, str, tuple[str, ...]]:
         """
@@ -273,20 +281,17 @@ class Authorizer:
         where = shown(realm)
         if answer.status != HTTPStatus.OK:
             errors = registry_errors(body, secrets=self.secrets)
-            status = answer.status
-            if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in {
-                HTTPStatus.UNAUTHORIZED,
-                HTTPStatus.FORBIDDEN,
-                HTTPStatus.REQUEST_TIMEOUT,
-                HTTPStatus.TOO_MANY_REQUESTS,
-            }:
-                raise AuthenticationFailed(
-                    f"{request.doing}: the token server answered {status}{said(errors)}",
-                    url=where,
-                    status=status,
-                    registry_errors=errors,
-                )
-            raise refusal(status, doing=request.doing, url=where, errors=errors)
+            if answer.status in TRANSIENT or answer.status == HTTPStatus.FORBIDDEN:
+                raise refusal(answer.status, doing=request.doing, url=where, errors=errors)
+            why = f"the token server answered {answer.status}"
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                why = self._refused
+            raise AuthenticationFailed(
+                f"{request.doing}: {why}{said(errors)}",
+                url=where,
+                status=answer.status,
+                registry_errors=errors,
+            )
         content = document(body)
         token = content.get("token") or content.get("access_token")
         if not isinstance(token, str) or not _SENDABLE.fullmatch(token):
@@ -325,11 +330,7 @@ def _lifetime_seconds(content: dict[str, Any]) -> float:
     """
     stated = content.get("expires_in")
     seconds = _TOKEN_SECONDS
-    if (
-        isinstance(stated, int | float)
-        and not isinstance(stated, bool)
-        and math.isfinite(stated)
-        and stated > 0
-    ):
-        seconds = float(min(stated, _MAX_TOKEN_SECONDS))
+    if isinstance(stated, int | float) and not isinstance(stated, bool) and stated > 0:
+        # The smaller of the two first: an integer of 400 digits is no float.
+        seconds = float(min(_MAX_TOKEN_SECONDS, stated))
     return seconds - min(_LEEWAY_SECONDS, seconds / 4)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["FetchedHead", "FetchedManifest", "RegistryClient", "RegistryRepo"]
 
 _USER_AGENT: Final = "ullage"
-#: Whatever else there is (schema 1, artifacts of other kinds) shall come too, so that it can be refused by name.
+#: What else there is (schema 1, documents of other kinds) shall come too, so that it can be refused by name.
 _ACCEPT: Final = ", ".join((*ACCEPT, "*/*"))
 #: Repos whose tokens are remembered between pulls.
 _MAX_AUTHORIZERS: Final = 64
@@ -113,15 +113,14 @@ class RegistryClient:
 
         Raises:
             AuthenticationFailed: *auth* is malformed.
+            InvalidReference: its domain is no address, such as one with port 99999.
         """
         base = base_url(reference.domain, plain_http=self._plain_http)
         key = (base, reference.path, auth)
         with self._lock:
             authorizer = self._authorizers.get(key)
             if authorizer is None:
-                credentials = credentials_for(auth, reference.domain)
-                authorizer = Authorizer(credentials, base_url=base, path=reference.path)
-                self._authorizers[key] = authorizer
+                authorizer = self._authorizers[key] = _authorizer(base, reference, auth)
             self._authorizers.move_to_end(key)
             if len(self._authorizers) > _MAX_AUTHORIZERS:
                 self._authorizers.popitem(last=False)
@@ -336,6 +335,17 @@ class RegistryRepo:
 
     def _doing_manifest(self, ref: str) -> str:
         return f"fetching the manifest of {self._full(ref)}"
+
+
+def _authorizer(base_url: str, reference: Reference, auth: AuthConfig | None) -> Authorizer:
+    try:
+        origin = Origin.of(base_url)
+    except ValueError as error:
+        # The grammar of references takes any digits for a port.
+        raise InvalidReference(
+            f"no registry can be at {reference.domain}", reference=reference.name
+        ) from error
+    return Authorizer(credentials_for(auth, reference.domain), origin=origin, path=reference.path)
 
 
 def _media_type(answer: Answer) -> str:
