@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ullage.manifest import Descriptor, Manifest
     from ullage.model import (
         AuthConfig,
+        Evicted,
+        EvictionPolicy,
         ImageStatus,
         ImageStorage,
         PullPolicy,
@@ -92,6 +94,8 @@ _HOMES = {
     "manifest": ("Descriptor", "Manifest"),
     "model": (
         "AuthConfig",
+        "Evicted",
+        "EvictionPolicy",
         "ImageStatus",
         "ImageStorage",
         "PullPolicy",

@@ -4,6 +4,7 @@ The files of a store: ingest, publish, open, remove. The only fsync of a blob is
     blobs/<algorithm>/<encoded>   a blob, mode 0444: the layout of an OCI image layout
     ingest/<encoded>              a blob on its way in; a partial one survives crash and cancel
     trash/                        files whose rows are going, about to be unlinked
+    headroom                      given up when the disk is full, so that removing still works
     leases/<token>                locked by their owners
 
 A path under ``blobs/`` is touched only by whoever owns the ingest row of its digest, or under the gate while its row
@@ -13,6 +14,7 @@ synced before the row is committed (I4).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["BlobFiles", "Ingest"]
 
 _CHUNK_BYTES: Final = 1 << 20
+#: What a removal may need for its transaction: WAL, shared memory, a directory block.
+_HEADROOM_BYTES: Final = 8 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -233,6 +237,31 @@ class BlobFiles:
         """
         with _translated():
             return os.listdir(self.leases)
+
+    def keep_headroom(self) -> None:
+        """
+        Set aside what removing needs, if it is not there and the filesystem has plenty. Never fails.
+        """
+        path = self.root / "headroom"
+        try:
+            if path.exists() or self.free_bytes() < 4 * _HEADROOM_BYTES:
+                return
+            with path.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, _HEADROOM_BYTES)
+        except (OSError, ImageError):
+            # Without it a full disk is harder to clean, and nothing else is: not worth failing for.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def give_up_headroom(self) -> bool:
+        """
+        Let go of what was set aside; False when there is none.
+        """
+        try:
+            (self.root / "headroom").unlink()
+        except OSError:
+            return False
+        return True
 
     def free_bytes(self) -> int:
         """

@@ -220,7 +220,8 @@ class StorageLimitExceeded(PullFailed):
 
     ``needed_bytes`` is what the image lacks, ``available_bytes`` what is free
     under ``max_bytes``, ``reserved_bytes`` what pulls in flight hold, and
-    ``reclaimable_bytes`` what collection would free at once.
+    ``reclaimable_bytes`` what collection (and eviction, where it was allowed)
+    would free at once. Images of ``pinned_bytes`` and ``held_bytes`` cannot go.
     """
 
     code = "RESOURCE_EXHAUSTED"
@@ -236,12 +237,14 @@ class StorageLimitExceeded(PullFailed):
         used_bytes: int,
         reserved_bytes: int,
         reclaimable_bytes: int = 0,
+        pinned_bytes: int = 0,
+        held_bytes: int = 0,
         hint: str | None = None,
     ) -> None:
         super().__init__(
             f"storage limit exceeded: needed {needed_bytes} bytes, available {available_bytes} "
             f"(limit {max_bytes}, used {used_bytes}, reserved {reserved_bytes}, "
-            f"reclaimable {reclaimable_bytes})",
+            f"reclaimable {reclaimable_bytes}, pinned {pinned_bytes}, held {held_bytes})",
             hint=hint,
         )
         self.needed_bytes = needed_bytes
@@ -250,6 +253,8 @@ class StorageLimitExceeded(PullFailed):
         self.used_bytes = used_bytes
         self.reserved_bytes = reserved_bytes
         self.reclaimable_bytes = reclaimable_bytes
+        self.pinned_bytes = pinned_bytes
+        self.held_bytes = held_bytes
 
 
 class DiskFull(PullFailed):

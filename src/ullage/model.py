@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MAX_STORAGE",
     "AuthConfig",
+    "Evicted",
+    "EvictionPolicy",
     "ImageStatus",
     "ImageStorage",
     "ProgressCallback",
@@ -34,6 +36,7 @@ __all__ = [
 
 #: The storage limit of a store that is created without one, in bytes: 10 GiB.
 DEFAULT_MAX_STORAGE: Final = 10 * 1024**3
+
 
 class PullPolicy(enum.Enum):
     """
@@ -69,7 +72,8 @@ class PullProgress:
     ``done_bytes`` of ``total_bytes`` counts what this pull needs and did not
     find here; ``present_bytes`` is what it found. ``blob`` names the blob that
     moved, with its own ``blob_done_bytes`` of ``blob_total_bytes``; it is None
-    in events that are about the pull as a whole.
+    in events that are about the pull as a whole. ``evicted`` are the images that
+    had to go for it, in one event of their own.
     """
 
     reference: str
@@ -80,6 +84,7 @@ class PullProgress:
     blob: str | None = None
     blob_done_bytes: int = 0
     blob_total_bytes: int = 0
+    evicted: tuple[Evicted, ...] = ()
 
 
 ProgressCallback = Callable[[PullProgress], None]
@@ -174,12 +179,50 @@ class ImageStorage:
 
 
 @dataclass(frozen=True, slots=True)
+class EvictionPolicy:
+    """
+    When images go by themselves, as kubelet's image garbage collection means it.
+
+    Above ``high_watermark`` of the storage limit the least recently used go until ``low_watermark`` is reached,
+    none of them used within ``minimum_age``. Those unused for ``maximum_age`` go whatever is free. That is for
+    collection; a pull that may evict takes the room that it needs, whatever the watermarks and ages.
+    """
+
+    high_watermark: float = 0.85
+    low_watermark: float = 0.80
+    minimum_age: timedelta = timedelta(minutes=2)
+    maximum_age: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_watermark <= self.high_watermark <= 1:
+            raise ValueError("watermarks: 0 <= low <= high <= 1 does not hold")
+        if self.minimum_age < timedelta(0) or (self.maximum_age or timedelta(0)) < timedelta(0):
+            raise ValueError("an age is negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """
+    An image that an eviction took away: what it alone had was freed. ``reason`` is age, space, limit or pull.
+    """
+
+    image_id: str
+    repo_tags: tuple[str, ...]
+    repo_digests: tuple[str, ...]
+    size: int
+    freed_bytes: int
+    last_used_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaimed:
     """
-    What a collection freed: files that are gone and the bytes they took.
+    What a collection freed, or would free: files that are gone and the bytes they took, and the images evicted.
     """
 
     blob_count: int = 0
     blob_bytes: int = 0
     partial_count: int = 0
     partial_bytes: int = 0
+    images: tuple[Evicted, ...] = ()

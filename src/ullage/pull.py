@@ -88,6 +88,7 @@ class Pull:
         deadline: float | None,
         cancel: threading.Event | None,
         on_progress: ProgressCallback | None,
+        evict: bool,
     ) -> None:
         self._repository = repository
         self._files = files
@@ -98,6 +99,7 @@ class Pull:
         self._deadline = deadline
         self._cancel = cancel
         self._on_progress = on_progress
+        self._evict = evict
         self._received: dict[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
         self._present_bytes = 0
@@ -151,14 +153,27 @@ class Pull:
 
     def _admit(self, owner: Owner, wanted: dict[Digest, int]) -> Claims:
         reference = str(self._reference)
+
+        def admit() -> Claims:
+            return self._repository.admit(owner, reference, wanted, self._files, evict=self._evict)
+
         try:
-            claims = self._repository.admit(owner, reference, wanted, self._files)
+            claims = admit()
         except (DiskFull, StorageLimitExceeded):
-            # The dead may hold room that nobody gave back yet, and the doomed space that nobody freed.
-            reap(self._repository, self._files)
+            # The dead may hold room that nobody gave back yet.
+            if not reap(self._repository, self._files):
+                raise
+            claims = admit()
+        # What had to give way is unlinked before a byte is written in its place.
+        if claims.evicted or self._repository.doomed(1):
             sweep(self._repository, self._files)
-            claims = self._repository.admit(owner, reference, wanted, self._files)
-        self._files.empty_trash()  # partial blobs that had to give way
+        self._files.empty_trash()
+        for each in claims.evicted:
+            _log.info("evicted %s: freed %d bytes", each.image_id, each.freed_bytes)
+        if claims.evicted and self._on_progress is not None:
+            self._on_progress(
+                PullProgress(reference=reference, status=PullStatus.PENDING, evicted=claims.evicted)
+            )
         return claims
 
     # ------------------------------------------------------------------ fetch
@@ -253,7 +268,7 @@ class Pull:
             moving = self._repository.awaited(sorted(awaited))
             if any(digest not in moving or moving[digest][1] is None for digest in awaited):
                 wanted = {digest: plan.wanted[digest] for digest in awaited}
-                return self._repository.claim(token, wanted, self._files)
+                return self._repository.claim(token, wanted, self._files, evict=self._evict)
             for digest, (received, _) in moving.items():
                 self._sizes[digest] = plan.wanted[digest]
                 self._received[digest] = received

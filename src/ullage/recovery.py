@@ -7,21 +7,32 @@ Cost is what was in flight or doomed; no directory of blobs is ever scanned.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from ullage.errors import ImageError
+from ullage.errors import DiskFull, ImageError
 from ullage.locks import LeaseLock
 from ullage.model import Reclaimed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ullage.blobs import BlobFiles
+    from ullage.model import EvictionPolicy
     from ullage.repository import ImageRepository
 
-__all__ = ["RESUMABLE_BYTES", "collect", "give_back", "reap", "recover", "sweep", "sweep_quietly"]
+__all__ = [
+    "RESUMABLE_BYTES",
+    "collect",
+    "give_back",
+    "reap",
+    "recover",
+    "sweep",
+    "sweep_quietly",
+    "with_headroom",
+]
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 #: Less than this of a blob is not worth resuming: an attempt that failed leaves nothing of it.
 RESUMABLE_BYTES: Final = 64 * 1024
@@ -77,7 +88,7 @@ def give_back(repository: ImageRepository, files: BlobFiles, token: str, *, keep
             received[digest] = 0
             worthless.append(digest)
     files.discard(worthless)
-    repository.end(token, received)
+    with_headroom(files, lambda: repository.end(token, received))
     files.empty_trash()
 
 
@@ -91,6 +102,7 @@ def sweep(repository: ImageRepository, files: BlobFiles) -> Reclaimed:
         count += len(swept)
         size += sum(each for _, each in swept)
     files.empty_trash()
+    files.keep_headroom()
     return Reclaimed(blob_count=count, blob_bytes=size)
 
 
@@ -100,22 +112,46 @@ def sweep_quietly(repository: ImageRepository, files: BlobFiles) -> None:
     caller's failure (I10).
     """
     try:
-        sweep(repository, files)
+        with_headroom(files, lambda: sweep(repository, files))
     except ImageError as error:
         _log.warning("doomed files stay for the next collection: %s", error)
 
 
-def collect(repository: ImageRepository, files: BlobFiles) -> Reclaimed:
+def collect(
+    repository: ImageRepository,
+    files: BlobFiles,
+    policy: EvictionPolicy | None = None,
+    *,
+    dry_run: bool = False,
+) -> Reclaimed:
     """
-    Free everything that nothing names, nobody fetches and nobody holds.
+    Free everything that nothing names, nobody fetches and nobody holds, and evict by *policy* if there is one.
     """
-    reap(repository, files)
-    repository.doom()
-    partials = repository.discard_partials(files.discard)
-    swept = sweep(repository, files)
+    if not dry_run:
+        reap(repository, files)
+    evicted, partials, doomed = with_headroom(
+        files, lambda: repository.collect(policy, files.discard, dry_run=dry_run)
+    )
+    if dry_run:
+        swept = Reclaimed(blob_count=len(doomed), blob_bytes=sum(size for _, size in doomed))
+    else:
+        swept = with_headroom(files, lambda: sweep(repository, files))
     return Reclaimed(
         blob_count=swept.blob_count,
         blob_bytes=swept.blob_bytes,
         partial_count=len(partials),
         partial_bytes=sum(size for _, size in partials),
+        images=tuple(evicted),
     )
+
+
+def with_headroom(files: BlobFiles, action: Callable[[], _T]) -> _T:
+    """
+    Do what frees space; on a full disk, with the room that was set aside for it.
+    """
+    try:
+        return action()
+    except DiskFull:
+        if not files.give_up_headroom():
+            raise
+    return action()

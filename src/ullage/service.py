@@ -32,6 +32,8 @@ from ullage.locks import LeaseLock
 from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 from ullage.model import (
     DEFAULT_MAX_STORAGE,
+    Evicted,
+    EvictionPolicy,
     ImageStatus,
     ImageStorage,
     PullPolicy,
@@ -40,7 +42,7 @@ from ullage.model import (
 )
 from ullage.platform import Platform
 from ullage.pull import Pull, owner_name
-from ullage.recovery import collect, give_back, recover, sweep_quietly
+from ullage.recovery import collect, give_back, recover, sweep_quietly, with_headroom
 from ullage.reference import ImageSpec, Reference
 from ullage.registry import RegistryClient
 from ullage.repository import ImageRepository, Owner
@@ -84,11 +86,13 @@ class ImageService:
         database: Database,
         registry: RegistryClient | SimulatedRegistry,
         clock: Callable[[], datetime],
+        evict: EvictionPolicy | None,
     ) -> None:
         self._files = files
         self._database = database
         self._registry = registry
         self._clock = clock
+        self._policy = evict
         self._repository = ImageRepository(database, clock=clock)
         self._closed = False
 
@@ -98,6 +102,8 @@ class ImageService:
         root: str | os.PathLike[str],
         *,
         max_storage: int | None = None,
+        min_free: int | None = None,
+        evict: EvictionPolicy | None = None,
         registry: RegistryClient | SimulatedRegistry | None = None,
         read_only: bool = False,
         busy_timeout_seconds: float = 60.0,
@@ -110,6 +116,8 @@ class ImageService:
 
         Args:
             max_storage: the storage limit in bytes, kept in the store; a new store has 10 GiB without it.
+            min_free: bytes that pulls leave free on the filesystem, kept in the store; 0 without it.
+            evict: pulls of this service may evict to make room, and `collect` obeys this policy.
             registry: where pulls go; a `RegistryClient` of its own by default. It is closed with the service.
             read_only: look, and change nothing; there must be a store.
             busy_timeout_seconds: how long a write waits for its turn before `StoreBusy`.
@@ -119,8 +127,8 @@ class ImageService:
             StoreError: *root* is no directory that can hold a store; see its subclasses.
             ValueError: *max_storage* is negative or absurd.
         """
-        if max_storage is not None and not 0 <= max_storage <= 1 << 60:
-            raise ValueError(f"max_storage: {max_storage} is not between 0 and 1 EiB")
+        for name, limit in (("max_storage", max_storage), ("min_free", min_free)):
+            _check_limit(name, limit)
         files = BlobFiles(Path(root).absolute())
         path = files.root / "ullage.db"
         if not read_only:
@@ -134,17 +142,18 @@ class ImageService:
             if not path.exists():
                 limit = DEFAULT_MAX_STORAGE if max_storage is None else max_storage
                 migrate.create(database, max_bytes=limit)
-            migrate.ensure_head(database, max_bytes=DEFAULT_MAX_STORAGE)
+            # A full disk has no room for the shared memory that opening needs.
+            with_headroom(files, lambda: migrate.ensure_head(database, max_bytes=DEFAULT_MAX_STORAGE))
             service = cls(
                 files=files,
                 database=database,
                 registry=RegistryClient() if registry is None else registry,
                 clock=clock,
+                evict=evict,
             )
             if not read_only:
                 recover(service._repository, files)
-                if max_storage is not None and service.usage().max_bytes != max_storage:
-                    service.set_max_storage(max_storage)
+                service._set_limits(max_storage, min_free)
         except BaseException:
             database.close()
             raise
@@ -186,6 +195,7 @@ class ImageService:
         timeout: float | None = None,
         cancel: threading.Event | None = None,
         on_progress: ProgressCallback | None = None,
+        evict: bool | None = None,
     ) -> ImageStatus:
         """
         Have an image: from here when it is known, else from its registry.
@@ -201,6 +211,8 @@ class ImageService:
             timeout: seconds for all of it.
             cancel: set it, from any thread, to end the pull.
             on_progress: called in this thread, at most some twenty times a second for each blob that moves.
+            evict: whether the least recently used images may go to make room, never a pinned or held one; as the
+                service was opened by default. It all fits and they go, or nothing goes.
 
         Raises:
             InvalidReference: *image* or *platform* does not parse.
@@ -235,6 +247,7 @@ class ImageService:
             deadline=deadline,
             cancel=cancel,
             on_progress=on_progress,
+            evict=self._policy is not None if evict is None else evict,
         ).run()
         return self._used(status)
 
@@ -355,7 +368,7 @@ class ImageService:
             ImageInUse: somebody holds it.
             StoreBusy: another process held the write lock for too long.
         """
-        removed = self._repository.remove(_key(image))
+        removed = with_headroom(self._files, lambda: self._repository.remove(_key(image)))
         if removed is None:
             if missing_ok:
                 return
@@ -452,13 +465,42 @@ class ImageService:
         """
         return self.usage().available_bytes
 
-    def set_max_storage(self, max_storage: int) -> StorageUsage:
+    def set_max_storage(self, max_storage: int, *, evict: bool = False) -> list[Evicted]:
         """
         Set the storage limit. Below what is used it admits nothing more, and removes nothing.
+
+        With *evict*, images go until what is used fits under it, the least recently used first, never a pinned or
+        held one. Returns those that went.
         """
-        if not 0 <= max_storage <= 1 << 60:
-            raise ValueError(f"max_storage: {max_storage} is not between 0 and 1 EiB")
-        return self._repository.set_limit(max_storage)
+        _check_limit("max_storage", max_storage)
+        if not evict:
+            self._repository.set_limits(max_bytes=max_storage)
+            return []
+        evicted = with_headroom(self._files, lambda: self._repository.lower(max_storage, self._files.discard))
+        sweep_quietly(self._repository, self._files)
+        return evicted
+
+    def set_min_free(self, min_free: int) -> None:
+        """
+        Set how many bytes pulls leave free on the filesystem, whatever the storage limit says.
+        """
+        _check_limit("min_free", min_free)
+        self._repository.set_limits(min_free_bytes=min_free)
+
+    def min_free(self) -> int:
+        """
+        What `set_min_free` set.
+        """
+        return self._repository.min_free()
+
+    def _set_limits(self, max_storage: int | None, min_free: int | None) -> None:
+        """
+        What `open` was asked for, without a write when it is so already.
+        """
+        if max_storage is not None and self.usage().max_bytes != max_storage:
+            self.set_max_storage(max_storage)
+        if min_free is not None and self.min_free() != min_free:
+            self.set_min_free(min_free)
 
     def image_storage(self, image: ImageLike | None = None) -> list[ImageStorage]:
         """
@@ -469,13 +511,14 @@ class ImageService:
         """
         return self._repository.image_storage(None if image is None else self._get(image).id)
 
-    def collect(self) -> Reclaimed:
+    def collect(self, policy: EvictionPolicy | None = None, *, dry_run: bool = False) -> Reclaimed:
         """
         Free what nothing needs: blobs that no image names and no lease keeps, and partial blobs nobody fetches.
 
-        No image goes. What it says is freed is gone from the disk when it returns.
+        Images go only by *policy*, or by the one that the service was opened with. What it says is freed is gone
+        from the disk when it returns; a dry run says what would be, from the same transaction rolled back.
         """
-        return collect(self._repository, self._files)
+        return collect(self._repository, self._files, policy or self._policy, dry_run=dry_run)
 
     def view(self, name: str) -> list[dict[str, Any]]:
         """
@@ -502,6 +545,11 @@ class ImageService:
         except (StoreBusy, StoreReadOnly):
             return status  # the image is here all the same; the next use notes it
         return self._repository.find(status.id) or status
+
+
+def _check_limit(name: str, limit: int | None) -> None:
+    if limit is not None and not 0 <= limit <= 1 << 60:
+        raise ValueError(f"{name}: {limit} is not between 0 and 1 EiB")
 
 
 def _key(image: ImageLike) -> int | str:

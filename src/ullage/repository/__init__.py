@@ -9,15 +9,18 @@ one; a pull of bytes has two, `admit` and `complete`.
 
 from __future__ import annotations
 
+from ullage.repository.admission import Claims
+from ullage.repository.eviction import Eviction
 from ullage.repository.images import ImageKey, Images
-from ullage.repository.pulls import Claims, Owner, Pulls
+from ullage.repository.leases import Leases, Owner
+from ullage.repository.pulls import Pulls
 from ullage.repository.records import Edge, Naming, NewImage
 from ullage.repository.storage import Storage
 
 __all__ = ["Claims", "Edge", "ImageKey", "ImageRepository", "Naming", "NewImage", "Owner"]
 
 
-class ImageRepository(Images, Pulls, Storage):
+class ImageRepository(Images, Pulls, Leases, Eviction, Storage):
     """
     The rows of one store.
     """

@@ -1,5 +1,5 @@
 """
-Pulls: admission, completion, and the leases and ingests between them.
+Pulls: admission before the first byte, completion after the last.
 
 Admission is one write transaction before the first byte: what is here is leased, what somebody fetches is waited
 for, what nobody fetches is taken over, and the rest is reserved, all of it or nothing. Completion is another: the
@@ -10,93 +10,32 @@ the lease, which lives by a lock.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, TextClause, bindparam, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 
-from ullage.database import RuleBroken
 from ullage.digest import Digest
-from ullage.errors import DiskFull, ImageNotFound, SizeMismatch, StoreCorrupt, StoreError
+from ullage.errors import StoreCorrupt
+from ullage.repository.admission import BLOBS, Admission, as_json
 from ullage.repository.images import find, name_image
+from ullage.repository.leases import end_lease, lease_id_of
 from ullage.repository.records import Records
-from ullage.repository.storage import discard_partials, doom_garbage, limit_exceeded
-from ullage.schema import images, ingests, leases, manifests, repo_digests, repo_tags
+from ullage.schema import images, leases, manifests, repo_digests, repo_tags
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection
+
     from ullage.model import ImageStatus
-    from ullage.repository.images import ImageKey
+    from ullage.repository.admission import Claims, Files
+    from ullage.repository.leases import Owner
     from ullage.repository.records import Edge, Naming, NewImage
 
-__all__ = ["Claims", "Files", "Owner", "Pulls"]
+__all__ = ["Pulls"]
 
 
-class Files(Protocol):
-    """
-    What admission asks of the files: `ullage.blobs.BlobFiles` has it.
-    """
-
-    def is_here(self, digest: Digest, size: int) -> bool: ...
-
-    def discard(self, digests: Sequence[Digest]) -> None: ...
-
-    def free_bytes(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """
-    Who takes a lease: the token of its lock, and what people want to know.
-    """
-
-    token: str
-    name: str
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """
-    How the blobs of a pull are shared out: here and leased, ours to fetch, or somebody else's to wait for.
-    """
-
-    present: frozenset[Digest]
-    owned: frozenset[Digest]
-    awaited: frozenset[Digest]
-
-
-# json_each hands a list over in one statement that is compiled once, however long the list. These run on our own
-# connections; the schema itself stays free of JSON functions.
-_BLOBS: Final = text(
-    "SELECT digest, id, size, state FROM blobs WHERE digest IN (SELECT value FROM json_each(:digests))"
-)
-_INGESTS: Final = text(
-    "SELECT digest, size, lease_id, received_bytes FROM ingests WHERE digest IN (SELECT value FROM json_each(:digests))"
-)
-_TAKE_BACK: Final = text(
-    "UPDATE blobs SET state = 'ready' WHERE state = 'doomed' AND digest IN (SELECT value FROM json_each(:digests))"
-)
-_SWEPT: Final = text(
-    "UPDATE blobs SET state = 'swept' WHERE digest IN (SELECT value FROM json_each(:digests))"
-)
-_LEASE: Final = text(
-    "INSERT OR IGNORE INTO lease_blobs (lease_id, blob_id)"
-    " SELECT :lease_id, id FROM blobs WHERE digest IN (SELECT value FROM json_each(:digests))"
-)
-_TAKE_OVER: Final = text(
-    "UPDATE ingests SET lease_id = :lease_id, reserved_bytes = size"
-    " WHERE lease_id IS NULL AND digest IN (SELECT value FROM json_each(:digests))"
-)
-_RESERVE: Final = text(
-    "INSERT INTO ingests (digest, size, lease_id, reserved_bytes, created_at)"
-    " SELECT key, value, :lease_id, value, :now FROM json_each(:sizes)"
-)
-_RECEIVED: Final = text(
-    "UPDATE ingests SET received_bytes = (SELECT value FROM json_each(:received) WHERE key = digest)"
-    " WHERE lease_id = (SELECT id FROM leases WHERE token = :token)"
-    " AND digest IN (SELECT key FROM json_each(:received))"
-)
 _ARRIVED: Final = text(
     "UPDATE ingests SET received_bytes = size"
     " WHERE lease_id = :lease_id AND digest IN (SELECT value FROM json_each(:digests))"
@@ -115,10 +54,6 @@ _MISSING_INDEXES: Final = text(
     " JOIN blobs AS b ON b.id = m.blob_id WHERE m.manifest_id = :manifest_id AND b.digest = e.value)"
 )
 _NEXT_POSITION: Final = text("SELECT max(position) + 1 FROM manifest_blobs WHERE manifest_id = :manifest_id")
-_ROOM: Final = text(
-    "SELECT (SELECT min_free_bytes FROM store) AS min_free_bytes,"
-    " (SELECT coalesce(sum(reserved_bytes - received_bytes), 0) FROM ingests) AS outstanding_bytes"
-)
 # The manifest behind a digest that a registry answered with: that very one, or what its index chose for a platform.
 _RESOLVED: Final = text(
     "SELECT m.id, m.image_id, :asked AS platform FROM manifests AS m JOIN images AS i ON i.id = m.image_id"
@@ -127,12 +62,11 @@ _RESOLVED: Final = text(
     " AND e.role = 'index' CROSS JOIN manifests AS m ON m.id = e.manifest_id AND m.complete = 1"
     " CROSS JOIN images AS i ON i.id = m.image_id AND i.platform = :platform WHERE b.digest = :digest LIMIT 1"
 )
-_LEASE_ID: Final = select(leases.c.id).where(leases.c.token == bindparam("token"))
 
 
 class Pulls(Records):
     """
-    The part of `ImageRepository` that is about pulls, leases and ingests.
+    The part of `ImageRepository` that is about pulls.
     """
 
     # ------------------------------------------------------------------ one read transaction each
@@ -142,41 +76,8 @@ class Pulls(Records):
         Whether a blob is here. One read. Only a lease keeps it here.
         """
         with self._database.read() as connection:
-            row = connection.execute(_BLOBS, {"digests": _json([digest])}).first()
+            row = connection.execute(BLOBS, {"digests": as_json([digest])}).first()
         return row is not None and row.state == "ready"
-
-    def tokens(self) -> list[str]:
-        """
-        The tokens of all leases. One read.
-        """
-        with self._database.read() as connection:
-            return list(connection.execute(select(leases.c.token)).scalars())
-
-    def ingests_of(self, token: str) -> list[tuple[Digest, int]]:
-        """
-        Digest and size of what a lease is fetching. One read.
-        """
-        statement = (
-            select(ingests.c.digest, ingests.c.size)
-            .join(leases, leases.c.id == ingests.c.lease_id)
-            .where(leases.c.token == token)
-        )
-        with self._database.read() as connection:
-            return [(Digest(digest), size) for digest, size in connection.execute(statement)]
-
-    def awaited(self, digests: Sequence[Digest]) -> dict[Digest, tuple[int, str | None]]:
-        """
-        Of blobs on their way: bytes received, and the token of who fetches them. One read.
-        """
-        statement = (
-            select(ingests.c.digest, ingests.c.received_bytes, leases.c.token)
-            .join(leases, leases.c.id == ingests.c.lease_id, isouter=True)
-            .where(ingests.c.digest.in_(digests))
-        )
-        with self._database.read() as connection:
-            return {
-                Digest(digest): (received, token) for digest, received, token in connection.execute(statement)
-            }
 
     # ------------------------------------------------------------------ one write transaction each
 
@@ -195,11 +96,14 @@ class Pulls(Records):
             self._name(connection, named, image_row_id=row.image_id, manifest_id=row.id)
             return _used(connection, row.image_id, self._now())
 
-    def admit(self, owner: Owner, reference: str, wanted: Mapping[Digest, int], files: Files) -> Claims:
+    def admit(
+        self, owner: Owner, reference: str, wanted: Mapping[Digest, int], files: Files, *, evict: bool = False
+    ) -> Claims:
         """
         Take a lease and claim every blob that an image needs. One write, before the first byte.
 
-        *wanted* has the size of each. Either all that is missing is reserved, or nothing changes.
+        *wanted* has the size of each. Either all that is missing is reserved, or nothing changes. With *evict*, images
+        may go to make room: the least recently used first, and only if it all fits then.
 
         Raises:
             StorageLimitExceeded: what is missing does not fit under the limit.
@@ -220,21 +124,23 @@ class Pulls(Records):
                 )
                 .returning(leases.c.id)
             ).scalar_one()
-            return self._claim(connection, lease_id, wanted, files)
+            return self._admission(connection, lease_id, files, evict=evict).claim(wanted)
 
-    def claim(self, token: str, wanted: Mapping[Digest, int], files: Files) -> Claims:
+    def claim(self, token: str, wanted: Mapping[Digest, int], files: Files, *, evict: bool = False) -> Claims:
         """
         Claim once more what others were fetching, under a lease that we have. One write. Raises what `admit` does.
         """
         with self._database.write() as connection:
-            return self._claim(connection, _lease_id(connection, token), wanted, files)
+            return self._admission(connection, lease_id_of(connection, token), files, evict=evict).claim(
+                wanted
+            )
 
     def publish(self, token: str, digests: Sequence[Digest]) -> None:
         """
         Make blobs of finished ingests, for others who wait for them. One write; their files are in place before.
         """
         with self._database.write() as connection:
-            self._publish(connection, _lease_id(connection, token), digests)
+            self._publish(connection, lease_id_of(connection, token), digests)
 
     def complete(self, token: str, arrived: Sequence[Digest], image: NewImage, naming: Naming) -> ImageStatus:
         """
@@ -243,169 +149,24 @@ class Pulls(Records):
         *arrived* are our finished ingests, their files in place. Durable on return.
         """
         with self._database.write() as connection:
-            lease_id = _lease_id(connection, token)
+            lease_id = lease_id_of(connection, token)
             self._publish(connection, lease_id, arrived)
             row_id = self._insert_image(connection, image, naming)
             manifest_id = self._insert_manifest(connection, image, row_id)
             self._name(connection, naming, image_row_id=row_id, manifest_id=manifest_id)
             status = _used(connection, row_id, self._now())
-            _end(connection, token)
-            return status
-
-    def progress(self, token: str, received: Mapping[Digest, int]) -> None:
-        """
-        Let the shell and waiters see how far our ingests are. One write that costs no fsync.
-        """
-        with self._database.write(durable=False) as connection:
-            connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
-
-    def end(self, token: str, received: Mapping[Digest, int]) -> None:
-        """
-        End a lease that will not complete, ours or a dead owner's whose lock we have. One write.
-
-        *received* says what is on disk of each of its ingests: that stays, charged and resumable; what has
-        nothing goes. Harmless when the lease is gone.
-        """
-        with self._database.write() as connection:
-            connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
-            _end(connection, token)
-            doom_garbage(connection)
-
-    def hold(self, owner: Owner, key: ImageKey) -> ImageStatus:
-        """
-        Take a lease on an image: nobody removes it until the lease ends. One write.
-
-        Raises:
-            ImageNotFound: it is not here.
-        """
-        with self._database.write() as connection:
-            status = find(connection, key)
-            if status is None:
-                raise ImageNotFound(f"no such image: {key}", image=str(key))
-            connection.execute(
-                insert(leases).values(
-                    token=owner.token,
-                    purpose="hold",
-                    reference=str(key),
-                    owner=owner.name,
-                    pid=owner.pid,
-                    created_at=self._now(),
-                )
-            )
-            connection.execute(
-                text(
-                    "INSERT INTO lease_images (lease_id, image_id)"
-                    " SELECT id, :image_id FROM leases WHERE token = :token"
-                ),
-                {"image_id": status.id, "token": owner.token},
-            )
+            end_lease(connection, token)
             return status
 
     # ------------------------------------------------------------------ inside those transactions
 
-    def _claim(
-        self, connection: Connection, lease_id: int, wanted: Mapping[Digest, int], files: Files
-    ) -> Claims:
-        digests = _json(list(wanted))
-        present, gone, doomed = set(), set(), set()
-        for row in connection.execute(_BLOBS, {"digests": digests}):
-            digest = Digest(row.digest)
-            if row.size != wanted[digest]:
-                raise SizeMismatch(
-                    f"size mismatch: the manifest says {wanted[digest]} bytes, blob {digest} has {row.size}",
-                    expected_bytes=wanted[digest],
-                    actual_bytes=row.size,
-                )
-            if row.state == "ready":
-                present.add(digest)
-            elif files.is_here(digest, row.size):
-                doomed.add(digest)
-            else:
-                gone.add(digest)  # moved aside by a sweep that died before it ended the row
-        owned, awaited, resumable, unusable = set(), set(), {}, []
-        for row in connection.execute(_INGESTS, {"digests": digests}):
-            digest = Digest(row.digest)
-            if row.lease_id == lease_id:
-                owned.add(digest)
-            elif row.lease_id is not None:
-                awaited.add(digest)
-            elif row.size == wanted[digest]:
-                resumable[digest] = row.received_bytes
-            else:
-                unusable.append(
-                    digest
-                )  # announced with another size by a manifest that was wrong, or by this one
-        if gone:
-            connection.execute(_SWEPT, {"digests": _json(gone)})
-        if unusable:
-            files.discard(unusable)
-            connection.execute(
-                update(ingests).where(ingests.c.digest.in_(unusable)).values(state="discarded")
-            )
-        absent = {
-            d: size
-            for d, size in wanted.items()
-            if d not in present | doomed | owned | awaited and d not in resumable
-        }
-        growth = (
-            sum(absent.values())
-            + sum(wanted[d] for d in doomed)
-            + sum(wanted[d] - n for d, n in resumable.items())
-        )
-        if growth:
-            self._check_disk(connection, growth - sum(wanted[d] for d in doomed), files)
-            self._reserve(connection, lease_id, absent, list(resumable), list(doomed), growth, files)
-        if present | doomed:
-            connection.execute(_LEASE, {"lease_id": lease_id, "digests": _json(present | doomed)})
-        return Claims(
-            present=frozenset(present | doomed),
-            owned=frozenset(owned | set(absent) | set(resumable)),
-            awaited=frozenset(awaited),
-        )
-
-    def _reserve(
-        self,
-        connection: Connection,
-        lease_id: int,
-        absent: Mapping[Digest, int],
-        resumable: Sequence[Digest],
-        doomed: Sequence[Digest],
-        growth: int,
-        files: Files,
-    ) -> None:
-        steps: list[tuple[TextClause, Collection[Digest], dict[str, Any]]] = [
-            (_TAKE_BACK, doomed, {"digests": _json(doomed)}),
-            (_TAKE_OVER, resumable, {"digests": _json(resumable), "lease_id": lease_id}),
-            (_RESERVE, absent, {"sizes": json.dumps(absent), "lease_id": lease_id, "now": self._now()}),
-        ]
-        for statement, what, parameters in steps:
-            if not what:
-                continue
-            try:
-                connection.execute(statement, parameters)
-            except RuleBroken as error:
-                # Partial blobs that nobody fetches are the first to go when room is needed.
-                if not discard_partials(connection, files.discard, keep=resumable):
-                    raise limit_exceeded(connection, error, needed_bytes=growth) from error
-                try:
-                    connection.execute(statement, parameters)
-                except RuleBroken as again:
-                    raise limit_exceeded(connection, again, needed_bytes=growth) from again
-
-    def _check_disk(self, connection: Connection, growth: int, files: Files) -> None:
-        room = connection.execute(_ROOM).one()
-        free = files.free_bytes()
-        if growth > free - room.outstanding_bytes - room.min_free_bytes:
-            raise DiskFull(
-                f"the filesystem has no room: needed {growth} bytes, free {free}, "
-                f"of which {room.outstanding_bytes} are promised to other pulls "
-                f"and {room.min_free_bytes} are to stay free"
-            )
+    def _admission(self, connection: Connection, lease_id: int, files: Files, *, evict: bool) -> Admission:
+        return Admission(connection, lease_id, files, evict=evict, now=self._now())
 
     def _publish(self, connection: Connection, lease_id: int, digests: Sequence[Digest]) -> None:
         if not digests:
             return
-        parameters = {"lease_id": lease_id, "digests": _json(digests), "now": self._now()}
+        parameters = {"lease_id": lease_id, "digests": as_json(digests), "now": self._now()}
         connection.execute(_ARRIVED, parameters)
         published = connection.execute(_PUBLISH, parameters).rowcount
         if published != len(digests):
@@ -443,7 +204,7 @@ class Pulls(Records):
         if known is not None:
             # Only the indexes by which it came can be new.
             indexes = {edge.digest: edge for edge in image.edges if edge.role == "index"}
-            parameters = {"digests": _json(indexes), "manifest_id": known}
+            parameters = {"digests": as_json(indexes), "manifest_id": known}
             missing = connection.execute(_MISSING_INDEXES, parameters).scalars().all()
             if missing:
                 first = connection.execute(_NEXT_POSITION, parameters).scalar_one()
@@ -505,23 +266,8 @@ class Pulls(Records):
             name_image(connection, repo_tags, naming.repo_tag, image_row_id, **resolved)
 
 
-def _lease_id(connection: Connection, token: str) -> int:
-    lease_id: int | None = connection.execute(_LEASE_ID, {"token": token}).scalar()
-    if lease_id is None:
-        raise StoreError("the lease of this pull was ended by somebody else")
-    return lease_id
-
-
-def _end(connection: Connection, token: str) -> None:
-    connection.execute(update(leases).where(leases.c.token == token).values(ended_token=token))
-
-
 def _used(connection: Connection, row_id: int, now: str) -> ImageStatus:
     connection.execute(update(images).where(images.c.id == row_id).values(last_used_at=now))
     status = find(connection, row_id)
     assert status is not None
     return status
-
-
-def _json(digests: Collection[Digest]) -> str:
-    return json.dumps(list(digests))

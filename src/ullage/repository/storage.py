@@ -17,9 +17,11 @@ from ullage.schema import (
     accounting_drift,
     blobs,
     image_storage,
+    images,
     in_flight,
     ingests,
     lease_blobs,
+    lease_images,
     problems,
     reclaimable,
     storage_usage,
@@ -29,14 +31,28 @@ from ullage.schema import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Table
+    from sqlalchemy import ColumnElement, Table
 
-__all__ = ["LIMIT_RULE", "Storage", "doom_garbage", "limit_exceeded"]
+__all__ = [
+    "LIMIT_RULE",
+    "Storage",
+    "discard_partials",
+    "doom_garbage",
+    "doomed_blobs",
+    "limit_exceeded",
+    "set_limits",
+    "usage",
+]
 
 #: The sentence of the trigger ``store_limit``.
 LIMIT_RULE: Final = "storage limit exceeded"
 
 _LEASED = exists().where(lease_blobs.c.blob_id == blobs.c.id)
+_HELD = exists().where(lease_images.c.image_id == images.c.id)
+# What is doomed is out of the accounts already, and does not make room a second time.
+_RECLAIMABLE_BYTES = select(func.coalesce(func.sum(reclaimable.c.bytes), 0)).where(
+    reclaimable.c.digest.not_in(select(blobs.c.digest).where(blobs.c.state == "doomed"))
+)
 _GARBAGE = (blobs.c.referenced == 0, ~_LEASED)
 
 
@@ -71,50 +87,53 @@ class Storage(Records):
         with self._database.read() as connection:
             return [dict(row) for row in connection.execute(select(_VIEWS[name])).mappings()]
 
+    def min_free(self) -> int:
+        """
+        Bytes that pulls leave free on the filesystem. One read.
+        """
+        with self._database.read() as connection:
+            found: int = connection.execute(select(store.c.min_free_bytes)).scalar_one()
+            return found
+
     def doomed(self, limit: int) -> list[tuple[Digest, int]]:
         """
         Digests and sizes of blobs whose files are to go, at most *limit*. One read.
         """
         with self._database.read() as connection:
-            return _doomed(connection, limit)
+            return doomed_blobs(connection, limit)
 
     # ------------------------------------------------------------------ one write transaction each
 
-    def set_limit(self, max_bytes: int) -> StorageUsage:
+    def set_limits(self, *, max_bytes: int | None = None, min_free_bytes: int | None = None) -> StorageUsage:
         """
-        Set the storage limit. One write.
+        Set the storage limit, or what pulls leave free on the filesystem, or both. One write.
 
-        Below what is used it admits nothing more, removes nothing, and fails no pull that was admitted.
+        A limit below what is used admits nothing more, removes nothing, and fails no pull that was admitted.
         """
         with self._database.write() as connection:
-            connection.execute(update(store).values(max_bytes=max_bytes))
+            set_limits(connection, max_bytes=max_bytes, min_free_bytes=min_free_bytes)
             return usage(connection)
-
-    def doom(self) -> None:
-        """
-        Doom every blob that no image names and no lease keeps. One write.
-        """
-        with self._database.write() as connection:
-            doom_garbage(connection)
-
-    def discard_partials(self, remove: Callable[[Sequence[Digest]], None]) -> list[tuple[Digest, int]]:
-        """
-        Give up the partial blobs that nobody fetches: *remove* moves their files aside. One write.
-        """
-        with self._database.write() as connection:
-            return discard_partials(connection, remove)
 
     def sweep(self, remove: Callable[[Sequence[Digest]], None], limit: int) -> list[tuple[Digest, int]]:
         """
         End the rows of at most *limit* doomed blobs, after *remove* moved their files aside and synced. One write.
         """
         with self._database.write() as connection:
-            doomed = _doomed(connection, limit)
+            doomed = doomed_blobs(connection, limit)
             if doomed:
                 digests = [digest for digest, _ in doomed]
                 remove(digests)
                 connection.execute(update(blobs).where(blobs.c.digest.in_(digests)).values(state="swept"))
             return doomed
+
+
+def set_limits(
+    connection: Connection, *, max_bytes: int | None = None, min_free_bytes: int | None = None
+) -> None:
+    values = {"max_bytes": max_bytes, "min_free_bytes": min_free_bytes}
+    connection.execute(
+        update(store).values({key: value for key, value in values.items() if value is not None})
+    )
 
 
 def usage(connection: Connection) -> StorageUsage:
@@ -144,25 +163,44 @@ def discard_partials(
     return discarded
 
 
-def limit_exceeded(connection: Connection, error: RuleBroken, *, needed_bytes: int) -> Exception:
+def limit_exceeded(
+    connection: Connection, error: RuleBroken, *, needed_bytes: int, before: StorageUsage | None = None
+) -> Exception:
     """
     The refusal of ``store_limit`` with its numbers; any other refusal as it is.
+
+    *before* is the usage before an eviction that was not enough: what it freed was reclaimable, and is undone.
     """
     if error.rule != LIMIT_RULE:
         return error
     now = usage(connection)
-    free = connection.execute(select(func.coalesce(func.sum(reclaimable.c.bytes), 0))).scalar_one()
+    said = now if before is None else before
+    reclaimable_bytes: int = connection.execute(_RECLAIMABLE_BYTES).scalar_one()
+    total = images.c.size
+    pinned: int = connection.execute(select(_sum(total)).where(images.c.pinned == 1)).scalar_one()
+    held: int = connection.execute(select(_sum(total)).where(_HELD)).scalar_one()
     return StorageLimitExceeded(
         needed_bytes=needed_bytes,
-        available_bytes=now.available_bytes,
-        max_bytes=now.max_bytes,
-        used_bytes=now.used_bytes,
-        reserved_bytes=now.reserved_bytes,
-        reclaimable_bytes=free,
+        available_bytes=said.available_bytes,
+        max_bytes=said.max_bytes,
+        used_bytes=said.used_bytes,
+        reserved_bytes=said.reserved_bytes,
+        reclaimable_bytes=reclaimable_bytes
+        if before is None
+        else now.available_bytes - before.available_bytes,
+        pinned_bytes=pinned,
+        held_bytes=held,
     )
 
 
-def _doomed(connection: Connection, limit: int) -> list[tuple[Digest, int]]:
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(column), 0)
+
+
+def doomed_blobs(connection: Connection, limit: int = -1) -> list[tuple[Digest, int]]:
+    """
+    Digests and sizes of doomed blobs, at most *limit* of them if that is not negative.
+    """
     rows = connection.execute(
         select(blobs.c.digest, blobs.c.size).where(blobs.c.state == "doomed").limit(limit)
     )

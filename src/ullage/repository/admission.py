@@ -1,0 +1,264 @@
+"""
+Admission: who fetches which blob of a pull, and where the room comes from.
+
+All of it inside one write transaction. A refusal of the limit comes from the database; what is tried then, in this
+order, is to give up partial blobs that nobody fetches, and to evict images where the caller allows that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from sqlalchemy import Connection, TextClause, select, text, update
+
+from ullage.database import RuleBroken
+from ullage.digest import Digest
+from ullage.errors import DiskFull, SizeMismatch
+from ullage.repository.eviction import Evictor
+from ullage.repository.storage import discard_partials, doom_garbage, limit_exceeded, usage
+from ullage.schema import images, ingests
+
+if TYPE_CHECKING:
+    from sqlalchemy import CursorResult
+
+    from ullage.model import Evicted, StorageUsage
+
+__all__ = ["BLOBS", "Admission", "Claims", "Files", "as_json"]
+
+
+class Files(Protocol):
+    """
+    What admission asks of the files: `ullage.blobs.BlobFiles` has it.
+    """
+
+    def is_here(self, digest: Digest, size: int) -> bool: ...
+
+    def discard(self, digests: Sequence[Digest]) -> None: ...
+
+    def free_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """
+    How the blobs of a pull are shared out: here and leased, ours to fetch, or somebody else's to wait for;
+    and which images had to go for it, whose files are still to be swept.
+    """
+
+    present: frozenset[Digest]
+    owned: frozenset[Digest]
+    awaited: frozenset[Digest]
+    evicted: tuple[Evicted, ...] = ()
+
+
+# json_each hands a list over in one statement that is compiled once, however long the list. These run on our own
+# connections; the schema itself stays free of JSON functions.
+BLOBS: Final = text(
+    "SELECT digest, id, size, state FROM blobs WHERE digest IN (SELECT value FROM json_each(:digests))"
+)
+_INGESTS: Final = text(
+    "SELECT digest, size, lease_id, received_bytes FROM ingests WHERE digest IN (SELECT value FROM json_each(:digests))"
+)
+_TAKE_BACK: Final = text(
+    "UPDATE blobs SET state = 'ready' WHERE state = 'doomed' AND digest IN (SELECT value FROM json_each(:digests))"
+)
+_SWEPT: Final = text(
+    "UPDATE blobs SET state = 'swept' WHERE digest IN (SELECT value FROM json_each(:digests))"
+)
+_LEASE: Final = text(
+    "INSERT OR IGNORE INTO lease_blobs (lease_id, blob_id)"
+    " SELECT :lease_id, id FROM blobs WHERE digest IN (SELECT value FROM json_each(:digests))"
+)
+_TAKE_OVER: Final = text(
+    "UPDATE ingests SET lease_id = :lease_id, reserved_bytes = size"
+    " WHERE lease_id IS NULL AND digest IN (SELECT value FROM json_each(:digests))"
+)
+_RESERVE: Final = text(
+    "INSERT INTO ingests (digest, size, lease_id, reserved_bytes, created_at)"
+    " SELECT key, value, :lease_id, value, :now FROM json_each(:sizes)"
+)
+_ROOM: Final = text(
+    "SELECT (SELECT min_free_bytes FROM store) AS min_free_bytes,"
+    " (SELECT doomed_bytes FROM store) AS doomed_bytes,"
+    " (SELECT coalesce(sum(reserved_bytes - received_bytes), 0) FROM ingests) AS outstanding_bytes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """
+    What is here of the blobs that are wanted.
+    """
+
+    present: set[Digest]
+    doomed: set[Digest]
+    owned: set[Digest]
+    awaited: set[Digest]
+    resumable: dict[Digest, int]
+
+    def absent_of(self, wanted: Mapping[Digest, int]) -> dict[Digest, int]:
+        known = self.present | self.doomed | self.owned | self.awaited | self.resumable.keys()
+        return {digest: size for digest, size in wanted.items() if digest not in known}
+
+
+class Admission:
+    """
+    Claims blobs for one lease, in a write transaction that its caller has open.
+
+    Args:
+        evict: whether images may go to make room.
+        now: as the tables write it.
+    """
+
+    def __init__(self, connection: Connection, lease_id: int, files: Files, *, evict: bool, now: str) -> None:
+        self._connection = connection
+        self._lease_id = lease_id
+        self._files = files
+        self._evict = evict
+        self._now = now
+        self._evictor: Evictor | None = None
+        self._gave_up_partials = False
+        self._discarded_bytes = 0
+        self._before: StorageUsage | None = None
+
+    def claim(self, wanted: Mapping[Digest, int]) -> Claims:
+        """
+        See `Pulls.admit`.
+        """
+        found = self._look(wanted)
+        if found.present:
+            # First of all, so that no eviction takes away what this pull counts on.
+            self._execute(_LEASE, found.present, lease_id=self._lease_id)
+        absent = found.absent_of(wanted)
+        to_fetch = sum(absent.values()) + sum(wanted[d] - here for d, here in found.resumable.items())
+        growth = to_fetch + sum(wanted[digest] for digest in found.doomed)
+        if to_fetch:
+            self._check_disk(to_fetch, wanted)
+        for statement, digests, parameters in (
+            (_TAKE_BACK, found.doomed, {}),
+            (_TAKE_OVER, found.resumable, {"lease_id": self._lease_id}),
+            (_RESERVE, absent, {"lease_id": self._lease_id, "now": self._now, "sizes": json.dumps(absent)}),
+        ):
+            if digests:
+                self._reserve(statement, digests, parameters, wanted, growth)
+        if found.doomed:
+            self._execute(_LEASE, found.doomed, lease_id=self._lease_id)
+        return Claims(
+            present=frozenset(found.present | found.doomed),
+            owned=frozenset(found.owned | absent.keys() | found.resumable.keys()),
+            awaited=frozenset(found.awaited),
+            evicted=() if self._evictor is None else tuple(self._evictor.evicted),
+        )
+
+    # ------------------------------------------------------------------ what is here
+
+    def _look(self, wanted: Mapping[Digest, int]) -> _Found:
+        found = _Found(set(), set(), set(), set(), {})
+        gone = []
+        for row in self._execute(BLOBS, wanted):
+            digest = Digest(row.digest)
+            if row.size != wanted[digest]:
+                raise SizeMismatch(
+                    f"size mismatch: the manifest says {wanted[digest]} bytes, blob {digest} has {row.size}",
+                    expected_bytes=wanted[digest],
+                    actual_bytes=row.size,
+                )
+            if row.state == "ready":
+                found.present.add(digest)
+            elif self._files.is_here(digest, row.size):
+                found.doomed.add(digest)
+            else:
+                gone.append(digest)  # moved aside by a sweep that died before it ended the row
+        unusable = []
+        for row in self._execute(_INGESTS, wanted):
+            digest = Digest(row.digest)
+            if row.lease_id == self._lease_id:
+                found.owned.add(digest)
+            elif row.lease_id is not None:
+                found.awaited.add(digest)
+            elif row.size == wanted[digest]:
+                found.resumable[digest] = row.received_bytes
+            else:
+                unusable.append(digest)  # one of two manifests announced a wrong size
+        if gone:
+            self._execute(_SWEPT, gone)
+        if unusable:
+            self._files.discard(unusable)
+            self._connection.execute(
+                update(ingests).where(ingests.c.digest.in_(unusable)).values(state="discarded")
+            )
+        return found
+
+    # ------------------------------------------------------------------ room
+
+    def _reserve(
+        self,
+        statement: TextClause,
+        digests: Collection[Digest],
+        parameters: Mapping[str, Any],
+        wanted: Mapping[Digest, int],
+        growth: int,
+    ) -> None:
+        while True:
+            try:
+                self._execute(statement, digests, **parameters)
+            except RuleBroken as error:
+                if not self._make_room(wanted):
+                    raise limit_exceeded(
+                        self._connection, error, needed_bytes=growth, before=self._before
+                    ) from error
+            else:
+                return
+
+    def _check_disk(self, needed_bytes: int, wanted: Mapping[Digest, int]) -> None:
+        """
+        The physical limit: what the filesystem has, less what others were promised and what is to stay free.
+
+        What is doomed or was given up counts as free: it is unlinked before the first byte is written.
+        """
+        while True:
+            room = self._connection.execute(_ROOM).one()
+            free = self._files.free_bytes() + room.doomed_bytes + self._discarded_bytes
+            if needed_bytes <= free - room.outstanding_bytes - room.min_free_bytes:
+                return
+            if not self._make_room(wanted):
+                raise DiskFull(
+                    f"the filesystem has no room: needed {needed_bytes} bytes, free {free}, "
+                    f"of which {room.outstanding_bytes} are promised to other pulls "
+                    f"and {room.min_free_bytes} are to stay free"
+                )
+
+    def _make_room(self, wanted: Mapping[Digest, int]) -> bool:
+        """
+        One more step, the least harmful first; False when there is none left.
+        """
+        if not self._gave_up_partials:
+            self._gave_up_partials = True
+            given_up = discard_partials(self._connection, self._files.discard, keep=list(wanted))
+            self._discarded_bytes = sum(size for _, size in given_up)
+            if given_up:
+                return True
+        if not self._evict:
+            return False
+        if self._evictor is None:
+            self._before = usage(self._connection)
+            doom_garbage(self._connection)
+            spare = self._connection.execute(
+                select(images.c.id).where(images.c.image_id.in_(list(wanted)))
+            ).scalars()
+            self._evictor = Evictor(self._connection, before=self._now, spare=set(spare))
+            if usage(self._connection).available_bytes > self._before.available_bytes:
+                return True
+        return self._evictor.evict_one("pull")
+
+    def _execute(
+        self, statement: TextClause, digests: Collection[Digest], **parameters: object
+    ) -> CursorResult[Any]:
+        return self._connection.execute(statement, {"digests": as_json(digests), **parameters})
+
+
+def as_json(digests: Collection[Digest]) -> str:
+    return json.dumps(list(digests))

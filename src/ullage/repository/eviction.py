@@ -1,0 +1,182 @@
+"""
+Making room: which images go, in which order, and what that frees.
+
+Least recently used first; never a pinned one, one that somebody holds, or one that is spared by name. What a victim
+frees is what it alone has at that moment (`exclusive_bytes`), so an image whose layers all live on in others is passed
+over for as long as another helps more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import bindparam, delete, exists, select
+
+from ullage.model import Evicted, EvictionPolicy
+from ullage.repository.images import find
+from ullage.repository.records import Records
+from ullage.repository.rows import to_text
+from ullage.repository.storage import discard_partials, doom_garbage, doomed_blobs, set_limits, usage
+from ullage.schema import image_storage, images, lease_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from sqlalchemy import Connection
+
+    from ullage.digest import Digest
+
+__all__ = ["Eviction", "Evictor"]
+
+_HELD: Final = exists().where(lease_images.c.image_id == images.c.id)
+_CANDIDATES: Final = (
+    select(images.c.id)
+    .where(images.c.pinned == 0, ~_HELD, images.c.last_used_at <= bindparam("before"))
+    .order_by(images.c.last_used_at, images.c.id)
+)
+_FREES: Final = select(image_storage.c.exclusive_bytes).where(image_storage.c.id == bindparam("id"))
+
+
+class Evictor:
+    """
+    Takes images away one by one inside somebody's write transaction, which undoes it all when it fails.
+    """
+
+    def __init__(self, connection: Connection, *, before: str, spare: Collection[int] = ()) -> None:
+        self._connection = connection
+        self._candidates = [
+            row_id
+            for row_id in connection.execute(_CANDIDATES, {"before": before}).scalars()
+            if row_id not in spare
+        ]
+        self.evicted: list[Evicted] = []
+
+    def evict_one(self, reason: str) -> bool:
+        """
+        The next victim, if there is one: the least recently used of those that free something.
+
+        When none frees anything by itself, what is left is images that share all they have with each other: the
+        least recently used of them goes, and makes the others worth looking at again.
+        """
+        victim = next(self._worthwhile(), None)
+        if victim is None:
+            if not self._candidates:
+                return False
+            victim = (self._candidates[0], 0)
+        row_id, frees = victim
+        self._candidates.remove(row_id)
+        self._take(row_id, frees, reason)
+        return True
+
+    def evict_all(self, reason: str) -> None:
+        """
+        Every candidate.
+        """
+        for row_id in self._candidates:
+            self._take(row_id, self._frees(row_id), reason)
+        self._candidates.clear()
+
+    def _worthwhile(self) -> Iterator[tuple[int, int]]:
+        for row_id in self._candidates:
+            frees = self._frees(row_id)
+            if frees:
+                yield row_id, frees
+
+    def _frees(self, row_id: int) -> int:
+        frees: int = self._connection.execute(_FREES, {"id": row_id}).scalar_one()
+        return frees
+
+    def _take(self, row_id: int, frees: int, reason: str) -> None:
+        status = find(self._connection, row_id)
+        assert status is not None, "chosen in this transaction"
+        self._connection.execute(delete(images).where(images.c.id == row_id))
+        doom_garbage(self._connection)
+        self.evicted.append(
+            Evicted(
+                image_id=status.image_id,
+                repo_tags=status.repo_tags,
+                repo_digests=status.repo_digests,
+                size=status.size,
+                freed_bytes=frees,
+                last_used_at=status.last_used_at,
+                reason=reason,
+            )
+        )
+
+
+class _DryRun(Exception):  # noqa: N818 -- no error: how a transaction that only looks is undone
+    pass
+
+
+class Eviction(Records):
+    """
+    The part of `ImageRepository` that evicts by policy.
+    """
+
+    def collect(
+        self,
+        policy: EvictionPolicy | None,
+        remove: Callable[[Sequence[Digest]], None],
+        *,
+        dry_run: bool = False,
+    ) -> tuple[list[Evicted], list[tuple[Digest, int]], list[tuple[Digest, int]]]:
+        """
+        Evict by *policy*, doom what nothing names, give up partial blobs that nobody fetches. One write.
+
+        *remove* moves the files of the partial blobs aside. A dry run is the same transaction, rolled back, and
+        moves nothing. Returns who was evicted, which partial blobs went, and all that is doomed now.
+        """
+        evicted: list[Evicted] = []
+        partials: list[tuple[Digest, int]] = []
+        doomed: list[tuple[Digest, int]] = []
+        try:
+            with self._database.write() as connection:
+                doom_garbage(connection)
+                partials = discard_partials(connection, remove if not dry_run else _nothing)
+                if policy is not None:
+                    evicted = self._apply(connection, policy)
+                doomed = doomed_blobs(connection)
+                if dry_run:
+                    raise _DryRun
+        except _DryRun:
+            pass  # rolled back, which is what it was raised for
+        return evicted, partials, doomed
+
+    def lower(self, max_bytes: int, remove: Callable[[Sequence[Digest]], None]) -> list[Evicted]:
+        """
+        Set the limit and evict until what is used and reserved fits under it, as far as that goes. One write.
+        """
+        with self._database.write() as connection:
+            set_limits(connection, max_bytes=max_bytes)
+            doom_garbage(connection)
+            evictor = Evictor(connection, before=self._now())
+            now = usage(connection)
+            if now.used_bytes + now.reserved_bytes > max_bytes:
+                discard_partials(connection, remove)
+            while (now := usage(connection)).used_bytes + now.reserved_bytes > max_bytes:
+                if not evictor.evict_one("limit"):
+                    break
+            return evictor.evicted
+
+    def _apply(self, connection: Connection, policy: EvictionPolicy) -> list[Evicted]:
+        now = self._clock()
+        evicted: list[Evicted] = []
+        if policy.maximum_age is not None:
+            aged = Evictor(connection, before=to_text(now - policy.maximum_age))
+            aged.evict_all("age")
+            evicted += aged.evicted
+        max_bytes = usage(connection).max_bytes
+        if usage(connection).used_bytes > policy.high_watermark * max_bytes:
+            evictor = Evictor(connection, before=to_text(now - policy.minimum_age))
+            while usage(connection).used_bytes > policy.low_watermark * max_bytes and evictor.evict_one(
+                "space"
+            ):
+                pass
+            evicted += evictor.evicted
+        return evicted
+
+
+def _nothing(_digests: Sequence[Digest]) -> None:
+    """
+    A dry run leaves the files where they are.
+    """

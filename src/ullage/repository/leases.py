@@ -1,0 +1,151 @@
+"""
+Leases: who is at work, what is on its way for them, and how a lease ends.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, bindparam, insert, select, text, update
+
+from ullage.digest import Digest
+from ullage.errors import ImageNotFound, StoreError
+from ullage.repository.images import find
+from ullage.repository.records import Records
+from ullage.repository.storage import doom_garbage
+from ullage.schema import ingests, leases
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ullage.model import ImageStatus
+    from ullage.repository.images import ImageKey
+
+__all__ = ["Leases", "Owner", "end_lease", "lease_id_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """
+    Who takes a lease: the token of its lock, and what people want to know.
+    """
+
+    token: str
+    name: str
+    pid: int
+
+
+_RECEIVED: Final = text(
+    "UPDATE ingests SET received_bytes = (SELECT value FROM json_each(:received) WHERE key = digest)"
+    " WHERE lease_id = (SELECT id FROM leases WHERE token = :token)"
+    " AND digest IN (SELECT key FROM json_each(:received))"
+)
+_HOLD: Final = text(
+    "INSERT INTO lease_images (lease_id, image_id) SELECT id, :image_id FROM leases WHERE token = :token"
+)
+_LEASE_ID: Final = select(leases.c.id).where(leases.c.token == bindparam("token"))
+
+
+class Leases(Records):
+    """
+    The part of `ImageRepository` that is about leases.
+    """
+
+    # ------------------------------------------------------------------ one read transaction each
+
+    def tokens(self) -> list[str]:
+        """
+        The tokens of all leases. One read.
+        """
+        with self._database.read() as connection:
+            return list(connection.execute(select(leases.c.token)).scalars())
+
+    def ingests_of(self, token: str) -> list[tuple[Digest, int]]:
+        """
+        Digest and size of what a lease is fetching. One read.
+        """
+        statement = (
+            select(ingests.c.digest, ingests.c.size)
+            .join(leases, leases.c.id == ingests.c.lease_id)
+            .where(leases.c.token == token)
+        )
+        with self._database.read() as connection:
+            return [(Digest(digest), size) for digest, size in connection.execute(statement)]
+
+    def awaited(self, digests: Sequence[Digest]) -> dict[Digest, tuple[int, str | None]]:
+        """
+        Of blobs on their way: bytes received, and the token of who fetches them. One read.
+        """
+        statement = (
+            select(ingests.c.digest, ingests.c.received_bytes, leases.c.token)
+            .join(leases, leases.c.id == ingests.c.lease_id, isouter=True)
+            .where(ingests.c.digest.in_(digests))
+        )
+        with self._database.read() as connection:
+            return {
+                Digest(digest): (received, token) for digest, received, token in connection.execute(statement)
+            }
+
+    # ------------------------------------------------------------------ one write transaction each
+
+    def progress(self, token: str, received: Mapping[Digest, int]) -> None:
+        """
+        Let the shell and waiters see how far our ingests are. One write that costs no fsync.
+        """
+        with self._database.write(durable=False) as connection:
+            connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
+
+    def end(self, token: str, received: Mapping[Digest, int]) -> None:
+        """
+        End a lease that will not complete, ours or a dead owner's whose lock we have. One write.
+
+        *received* says what is on disk of each of its ingests: that stays, charged and resumable; what has
+        nothing goes. Harmless when the lease is gone.
+        """
+        with self._database.write() as connection:
+            connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
+            end_lease(connection, token)
+            doom_garbage(connection)
+
+    def hold(self, owner: Owner, key: ImageKey) -> ImageStatus:
+        """
+        Take a lease on an image: nobody removes it until the lease ends. One write.
+
+        Raises:
+            ImageNotFound: it is not here.
+        """
+        with self._database.write() as connection:
+            status = find(connection, key)
+            if status is None:
+                raise ImageNotFound(f"no such image: {key}", image=str(key))
+            connection.execute(
+                insert(leases).values(
+                    token=owner.token,
+                    purpose="hold",
+                    reference=str(key),
+                    owner=owner.name,
+                    pid=owner.pid,
+                    created_at=self._now(),
+                )
+            )
+            connection.execute(_HOLD, {"image_id": status.id, "token": owner.token})
+            return status
+
+
+def lease_id_of(connection: Connection, token: str) -> int:
+    """
+    The row of a lease that we have.
+    """
+    lease_id: int | None = connection.execute(_LEASE_ID, {"token": token}).scalar()
+    if lease_id is None:
+        raise StoreError("the lease of this pull was ended by somebody else")
+    return lease_id
+
+
+def end_lease(connection: Connection, token: str) -> None:
+    """
+    Say that the lock of a lease is no longer its owner's: the database does the rest. Harmless when it is gone.
+    """
+    connection.execute(update(leases).where(leases.c.token == token).values(ended_token=token))
