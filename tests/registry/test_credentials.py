@@ -172,7 +172,7 @@ def test_one_token_serves_every_request_of_a_repo_and_the_next_pull_too(client, 
         repo.head_manifest("1")
         repo.get_manifest("1")
 
-    assert tokens.tokens_issued == 1
+    assert tokens.guard.issued == 1
     assert len(tokens.requests) == 1 + 1 + 6
 
 
@@ -184,7 +184,7 @@ def test_another_repo_and_other_credentials_get_their_own_token(client, tokens):
     with pytest.raises(AuthenticationFailed):
         repo_of(client, tokens).get_manifest("1")
 
-    assert tokens.tokens_issued == 2
+    assert tokens.guard.issued == 2
 
 
 def test_layers_in_parallel_share_one_token(client, tokens):
@@ -205,27 +205,27 @@ def test_layers_in_parallel_share_one_token(client, tokens):
         thread.join(10)
 
     assert got == [b"layer"] * 6
-    assert tokens.tokens_issued == 1
+    assert tokens.guard.issued == 1
 
 
 def test_a_token_that_ends_is_renewed_before_it_is_refused(client, tokens):
-    tokens.token_seconds = 0.08
+    tokens.guard.token_seconds = 0.08
     repo = repo_of(client, tokens, ALICE)
     repo.get_manifest("1")
     threading.Event().wait(0.1)
     repo.get_manifest("1")
 
     assert [each.status for each in tokens.requests] == [401, 200, 200, 200, 200]
-    assert tokens.tokens_issued == 2
+    assert tokens.guard.issued == 2
 
 
 def test_a_token_that_is_revoked_in_mid_pull_is_renewed(client, tokens):
     repo = repo_of(client, tokens, ALICE)
     repo.get_manifest("1")
-    tokens.revoke_tokens()
+    tokens.guard.revoke()
 
     assert repo.get_manifest("1").raw
-    assert tokens.tokens_issued == 2
+    assert tokens.guard.issued == 2
 
 
 def test_a_registry_that_refuses_every_token_is_left_after_one(client, tokens):
@@ -270,7 +270,7 @@ def test_a_wrong_identity_token_is_refused(client, tokens):
 
 
 def test_a_registry_token_is_sent_as_it_is_and_at_once(client, tokens):
-    tokens._tokens["off-with-her-head"] = (float("inf"), frozenset({"repository:app:pull"}))
+    tokens.guard.grant("off-with-her-head", "repository:app:pull")
 
     assert repo_of(client, tokens, AuthConfig(registry_token="off-with-her-head")).get_manifest("1").raw
 
@@ -355,7 +355,7 @@ def test_an_answer_that_holds_no_token_is_refused(body, client, tokens):
 
 @pytest.mark.parametrize("expires", ["0", "-1", "true", "null", '"60"', "1e999", "NaN", "9" * 400, "[]"])
 def test_a_lifetime_that_makes_no_sense_is_no_harm(expires, client, tokens):
-    tokens._tokens["t"] = (float("inf"), frozenset({"repository:app:pull"}))
+    tokens.guard.grant("t", "repository:app:pull")
     tokens.inject(TOKENS, faults.answer(b'{"access_token": "t", "expires_in": %b}' % expires.encode()))
     repo = repo_of(client, tokens, ALICE)
 

@@ -188,7 +188,7 @@ def test_a_token_opens_what_it_was_sold_for_and_nothing_else():
         status, headers, _ = ask(registry, "/v2/other/manifests/1", Authorization=f"Bearer {token}")
         assert status == 401
         assert 'error="insufficient_scope"' in headers["www-authenticate"]
-        registry.revoke_tokens()
+        registry.guard.revoke()
         assert ask(registry, "/v2/app/manifests/1", Authorization=f"Bearer {token}")[0] == 401
 
 

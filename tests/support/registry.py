@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 
-from ullage.demo.registry import Asked, Handler, LoopbackRegistry, Reply, error_reply
+from ullage.demo.messages import Asked, Reply, error_reply
+from ullage.demo.registry import Handler, LoopbackRegistry
 
 #: A stalled handler that nobody releases ends here; no test waits for it.
 _STALL_SECONDS = 20.0

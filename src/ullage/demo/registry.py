@@ -8,85 +8,38 @@ tokens as the distribution project's token specification has them, or Basic.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import hmac
-import json
 import re
-import secrets
 import socket
 import threading
-import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from ullage.demo.guard import Auth, Guard
+from ullage.demo.messages import Asked, Logged, Reply, error_reply, json_reply
 from ullage.digest import Digest, digest_of
 from ullage.errors import InvalidReference
 
 if TYPE_CHECKING:
     import io
     import ssl
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
 __all__ = ["Asked", "Handler", "Logged", "LoopbackRegistry", "Reply", "error_reply"]
 
 _SMALL_BODY_BYTES: Final = 64 * 1024
-_MAX_FORM_BYTES: Final = 64 * 1024
 _JOIN_SECONDS: Final = 10.0
-_JSON: Final = "application/json"
 _OCTETS: Final = "application/octet-stream"
 
 _PATH = re.compile(r"/v2/(?P<name>[a-z0-9._/-]+)/(?P<kind>manifests|blobs|tags)/(?P<ref>[A-Za-z0-9._:+-]+)")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
-
-
-class Logged(NamedTuple):
-    """
-    One answered request. ``bytes_sent`` is the bytes of its body.
-
-    It is in the log before the first byte is on the wire: whatever a client has
-    seen has been counted.
-    """
-
-    method: str
-    path: str
-    status: int
-    range: str
-    bytes_sent: int
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """
-    A request. ``headers`` have lower-case names.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, list[str]]
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(default=b"", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """
-    An answer: bytes, or *length* bytes of a file from *start* on.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes | Path = field(default=b"", repr=False)
-    start: int = 0
-    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > _MAX_FORM_BYTES:
+        if not re.fullmatch(r"[0-9]{1,5}", length):  # a form, or nothing
             self.close_connection = True
             length = "0"
         asked = Asked(self.command, parts.path, parse_qs(parts.query), headers, self.rfile.read(int(length)))
@@ -147,7 +100,7 @@ class LoopbackRegistry:
         self,
         *,
         port: int = 0,
-        auth: Literal["none", "basic", "token"] = "none",
+        auth: Auth = "none",
         username: str = "demo",
         password: str = "",
         anonymous: bool = False,
@@ -155,17 +108,11 @@ class LoopbackRegistry:
         token_seconds: float = 300.0,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self.auth = auth
-        self.anonymous = anonymous
-        self.token_seconds = token_seconds
         self.requests: list[Logged] = []
-        self.tokens_issued = 0
-        self._username, self._password, self._identity_token = username, password, identity_token
         self._ssl_context = ssl_context
         self._blobs: dict[Digest, tuple[bytes | Path, int]] = {}
         self._manifests: dict[str, dict[Digest, _Manifest]] = {}
         self._tags: dict[str, dict[str, Digest]] = {}
-        self._tokens: dict[str, tuple[float, frozenset[str]]] = {}
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -174,6 +121,15 @@ class LoopbackRegistry:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.url = f"{'https' if ssl_context else 'http'}://{self.host}"
+        self.guard = Guard(
+            auth,
+            url=self.url,
+            username=username,
+            password=password,
+            anonymous=anonymous,
+            identity_token=identity_token,
+            token_seconds=token_seconds,
+        )
 
     # What it serves
 
@@ -198,13 +154,6 @@ class LoopbackRegistry:
             self._manifests.setdefault(repo, {})[digest] = _Manifest(raw, media_type)
             self._tags.setdefault(repo, {}).update(dict.fromkeys(tags, digest))
         return digest
-
-    def revoke_tokens(self) -> None:
-        """
-        Forget every token: the next request with one is answered by 401.
-        """
-        with self._lock:
-            self._tokens.clear()
 
     # Its life
 
@@ -252,12 +201,12 @@ class LoopbackRegistry:
         """
         What the standard says to answer.
         """
-        if asked.path == "/token" and self.auth == "token":
-            return self._reply_token(asked)
+        if asked.path == "/token" and self.guard.sells_tokens:
+            return self.guard.reply_token(asked)
         if asked.method not in {"GET", "HEAD"}:
             return error_reply(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", "this registry only reads")
         found = _PATH.fullmatch(asked.path)
-        return self._refuse(asked, found["name"] if found else None) or self._reply_content(asked, found)
+        return self.guard.refuse(asked, found["name"] if found else None) or self._reply_content(asked, found)
 
     def deliver(self, handler: Handler, asked: Asked, reply: Reply) -> None:
         """
@@ -297,82 +246,11 @@ class LoopbackRegistry:
         with self._lock:
             self.requests.append(entry)
 
-    # Who may
-
-    def _refuse(self, asked: Asked, repo: str | None) -> Reply | None:
-        if self.auth == "none":
-            return None
-        scheme, _, value = asked.headers.get("authorization", "").partition(" ")
-        if self.auth == "basic":
-            if scheme.lower() == "basic" and self._knows(value):
-                return None
-            return error_reply(
-                HTTPStatus.UNAUTHORIZED,
-                "UNAUTHORIZED",
-                "authentication required",
-                {"WWW-Authenticate": f'Basic realm="{self.host}"'},
-            )
-        needed = f"repository:{repo}:pull" if repo else None
-        with self._lock:
-            expires, scopes = self._tokens.get(value, (0.0, frozenset()))
-        valid = scheme.lower() == "bearer" and time.monotonic() < expires
-        if valid and (needed is None or needed in scopes):
-            return None
-        challenge = f'Bearer realm="{self.url}/token",service="{self.host}"'
-        challenge += f',scope="{needed}"' if needed else ""
-        challenge += f',error="{"insufficient_scope" if valid else "invalid_token"}"' if value else ""
-        return error_reply(
-            HTTPStatus.UNAUTHORIZED,
-            "UNAUTHORIZED",
-            "authentication required",
-            {"WWW-Authenticate": challenge},
-        )
-
-    def _reply_token(self, asked: Asked) -> Reply:
-        form = parse_qs(asked.body.decode("latin-1")) if asked.method == "POST" else asked.query
-        scheme, _, value = asked.headers.get("authorization", "").partition(" ")
-        if asked.method == "POST":
-            shown = form.get("refresh_token", [""])[0]
-            known = form.get("grant_type") == ["refresh_token"] and bool(self._identity_token)
-            known = known and hmac.compare_digest(shown.encode(), self._identity_token.encode())
-        else:
-            known = (scheme.lower() == "basic" and self._knows(value)) or (self.anonymous and not scheme)
-        if not known:
-            return error_reply(
-                HTTPStatus.UNAUTHORIZED,
-                "UNAUTHORIZED",
-                "incorrect username or password",
-                {"WWW-Authenticate": f'Basic realm="{self.host}"'},
-            )
-        granted = frozenset(
-            f"{resource}:pull"
-            for each in form.get("scope", [])
-            for one in each.split()
-            for resource, _, actions in [one.rpartition(":")]
-            if "pull" in actions.split(",")
-        )
-        token = secrets.token_urlsafe(32)
-        with self._lock:
-            self._tokens[token] = (time.monotonic() + self.token_seconds, granted)
-            self.tokens_issued += 1
-        return _json_reply(
-            {
-                "token": token,
-                "access_token": token,
-                "expires_in": self.token_seconds if self.token_seconds % 1 else int(self.token_seconds),
-                "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
-
-    def _knows(self, value: str) -> bool:
-        expected = base64.b64encode(f"{self._username}:{self._password}".encode())
-        return hmac.compare_digest(value.encode("latin-1"), expected)
-
     # What is asked for
 
     def _reply_content(self, asked: Asked, found: re.Match[str] | None) -> Reply:
         if asked.path in {"/v2/", "/v2"}:
-            return _json_reply({})
+            return json_reply({})
         if found is None:
             return error_reply(HTTPStatus.NOT_FOUND, "NAME_INVALID", "no such path")
         name, kind, ref = found.groups()
@@ -435,7 +313,7 @@ class LoopbackRegistry:
         if page and len(page) < len(tags):
             rest = urlencode({"n": count, "last": page[-1]})
             headers["Link"] = f'</v2/{name}/tags/list?{rest}>; rel="next"'
-        return _json_reply({"name": name, "tags": page}, headers)
+        return json_reply({"name": name, "tags": page}, headers)
 
     # Connections
 
@@ -472,20 +350,6 @@ class LoopbackRegistry:
             with self._lock:
                 self._connections.discard(connection)
             connection.close()
-
-
-def error_reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Reply:
-    """
-    An error as the distribution specification writes it.
-    """
-    return _json_reply({"errors": [{"code": code, "message": message, "detail": None}]}, headers, status)
-
-
-def _json_reply(
-    content: object, headers: Mapping[str, str] | None = None, status: int = HTTPStatus.OK
-) -> Reply:
-    body = json.dumps(content).encode()
-    return Reply(status, {"Content-Type": _JSON, **(headers or {})}, body, 0, len(body))
 
 
 def _digest_of_file(path: Path, algorithm: str) -> tuple[Digest, int]:
