@@ -1,0 +1,145 @@
+"""
+How far a pull is: bars on a terminal, a few lines in a pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from ullage.cli.output import human, say, short
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+    from ullage.model import ImageStatus, PullProgress
+
+__all__ = ["progress"]
+
+#: In a pipe: how often a blob that takes long says how far it is.
+_EVERY_SECONDS: Final = 5.0
+
+
+class Shown:
+    """
+    What is shown of one pull. Called with each step; by itself it shows nothing.
+    """
+
+    def __init__(self, image: str) -> None:
+        self.image = image
+        self._last: PullProgress | None = None
+
+    def __call__(self, step: PullProgress) -> None:
+        self._last = step
+
+    def summary(self, status: ImageStatus) -> str:
+        """
+        One line when it is done.
+        """
+        if self._last is None:
+            return f"{self.image}: {short(status.image_id)} is here, nothing was asked of the registry"
+        fetched, present = self._last.total_bytes, self._last.present_bytes
+        if not fetched:
+            return f"{self.image}: {short(status.image_id)} is here and up to date"
+        here = f", {human(present)} of it was here" if present else ""
+        return f"{self.image}: {human(status.size)}{here}, {human(fetched)} fetched"
+
+
+class _Lines(Shown):
+    """
+    One line for each blob when it is here, and one every few seconds while nothing else happens.
+    """
+
+    def __init__(self, image: str) -> None:
+        super().__init__(image)
+        self._here: set[str] = set()
+        self._said_at = time.monotonic()
+
+    def __call__(self, step: PullProgress) -> None:
+        if self._last is None:
+            say(f"{self.image}: pulling")
+        self._last = step
+        now = time.monotonic()
+        if step.blob is None:
+            return
+        if step.blob_done_bytes == step.blob_total_bytes:
+            if step.blob not in self._here:
+                self._here.add(step.blob)
+                self._said_at = now
+                say(f"  {short(step.blob)}: {human(step.blob_total_bytes)}")
+        elif now - self._said_at >= _EVERY_SECONDS:
+            self._said_at = now
+            say(f"  {human(step.done_bytes)} of {human(step.total_bytes)}")
+
+
+class _Bars(Shown):
+    """
+    A bar for each blob while it comes in, and one for all of them.
+    """
+
+    def __init__(self, image: str, bars: Progress) -> None:
+        super().__init__(image)
+        self._bars = bars
+        self._all: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, step: PullProgress) -> None:
+        self._last = step
+        if self._all is None:
+            self._all = self._bars.add_task(self.image, total=None)
+        if step.total_bytes:
+            self._bars.update(self._all, total=step.total_bytes, completed=step.done_bytes)
+        if step.blob is None:
+            return
+        task = self._tasks.get(step.blob)
+        if task is None:
+            task = self._bars.add_task(f"  {short(step.blob)}", total=step.blob_total_bytes)
+            self._tasks[step.blob] = task
+        # What is here makes room: an image may have more layers than the terminal has lines.
+        self._bars.update(
+            task, completed=step.blob_done_bytes, visible=step.blob_done_bytes < step.blob_total_bytes
+        )
+
+
+@contextmanager
+def progress(image: str, *, quiet: bool) -> Iterator[Shown]:
+    """
+    Show on stderr how far the pull of *image* is, for as long as the block runs.
+    """
+    if quiet:
+        yield Shown(image)
+    elif not _is_terminal():
+        yield _Lines(image)
+    else:
+        with _bars() as bars:
+            yield _Bars(image, bars)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+
+
+def _bars() -> Any:  # noqa: ANN401 -- rich is imported by whoever has a terminal
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,178 @@
+"""
+``pull``: images from their registries.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from ullage.cli import signals
+from ullage.cli.failures import describe, tell
+from ullage.cli.opening import StoreCommand, changing, current_root, there_is_a_store
+from ullage.cli.output import emit, emit_json, say
+from ullage.cli.progress import progress
+from ullage.errors import ImageError, ImageNotFound, InvalidReference
+
+if TYPE_CHECKING:
+    from ullage.model import AuthConfig, ImageStatus
+
+__all__ = ["pull"]
+
+
+@click.command(
+    cls=StoreCommand,
+    epilog="""\b
+    Examples:
+      ullage pull alpine
+      ullage pull ghcr.io/org/app:1 ghcr.io/org/tool@sha256:4bcff6…
+      ullage pull --platform linux/arm64 --policy always alpine:3.20
+      ullage pull 127.0.0.1:5000/app:1 --plain-http
+      pass show registry | ullage pull registry.example/app:1 --creds me --creds-stdin""",
+)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option(
+    "--creds",
+    metavar="USER[:PASSWORD]",
+    help="Credentials for the registry. Without a password it is asked for on the terminal; what stands on "
+    "the command line, other users of this machine can see.",
+)
+@click.option(
+    "--creds-stdin", is_flag=True, help="Read the password for --creds from the first line of stdin."
+)
+@click.option("--platform", metavar="OS/ARCH", help="The platform to choose. Default: this machine's.")
+@click.option(
+    "--policy",
+    type=click.Choice(["if-not-present", "always", "never"]),
+    default="if-not-present",
+    show_default=True,
+    help="Whether an image that is here is taken as it is, asked for anew, or must be here.",
+)
+@click.option("--plain-http", is_flag=True, help="Speak HTTP to the registry, not HTTPS.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each image, one a line.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long each image may take. Default: for ever.",
+)
+def pull(
+    *,
+    images: tuple[str, ...],
+    creds: str | None,
+    creds_stdin: bool,
+    platform: str | None,
+    policy: str,
+    plain_http: bool,
+    quiet: bool,
+    as_json: bool,
+    timeout: float | None,
+) -> int:
+    """
+    Pull images from their registries.
+
+    Prints the id of each image. What is here already is not fetched again, and whether the rest fits under
+    the storage limit is decided before the first byte. A pull that fails or is interrupted leaves no image;
+    what it had received of large blobs stays, counted, and the next pull goes on from there. After a failure
+    the other images are still pulled; the exit code is that of the first failure.
+    """
+    auth = _auth(creds, images, from_stdin=creds_stdin)
+    if policy == "never" and not there_is_a_store(current_root()):
+        raise ImageNotFound(f"{images[0]} is not here, and may not be pulled", image=images[0])
+    from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
+    from ullage.registry import RegistryClient  # noqa: PLC0415
+
+    exit_code = 0
+    cancel = threading.Event()
+    with (
+        changing(registry=RegistryClient(plain_http=plain_http)) as service,
+        signals.gently(cancel.set) as stop,
+    ):
+        for image in images:
+            try:
+                with progress(image, quiet=quiet) as shown:
+                    status = service.pull_image(
+                        image,
+                        auth=auth,
+                        platform=platform,
+                        policy=PullPolicy(policy),
+                        timeout=timeout,
+                        cancel=cancel,
+                        on_progress=shown,
+                    )
+            except ImageError as error:
+                stop.check()
+                failure = describe(error)
+                tell(failure, about=image if len(images) > 1 else "")
+                exit_code = exit_code or failure.exit_code
+            else:
+                if not quiet:
+                    say(shown.summary(status))
+                _print(status, as_json=as_json)
+                stop.check()
+    return exit_code
+
+
+def _print(status: ImageStatus, *, as_json: bool) -> None:
+    if as_json:
+        emit_json(status)
+    else:
+        emit(status.image_id)
+    sys.stdout.flush()  # whoever reads along need not wait for the other images
+
+
+def _auth(creds: str | None, images: tuple[str, ...], *, from_stdin: bool) -> AuthConfig | None:
+    """
+    Raises:
+        UsageError: there is no password to be had, or the credentials would go to two registries.
+    """
+    if creds is None:
+        if from_stdin:
+            raise click.UsageError("--creds-stdin needs --creds USER", click.get_current_context())
+        return None
+    username, colon, password = creds.partition(":")
+    if not username:
+        raise click.UsageError("--creds needs a user", click.get_current_context())
+    _require_one_registry(images)
+    if from_stdin:
+        if colon:
+            raise click.UsageError("two passwords: in --creds and on stdin", click.get_current_context())
+        password = sys.stdin.readline().rstrip("\r\n")
+    elif not colon:
+        password = _ask(username)
+    from ullage.model import AuthConfig  # noqa: PLC0415
+
+    return AuthConfig(username=username, password=password)
+
+
+def _ask(username: str) -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            "no terminal to ask for the password on: pass --creds-stdin or USER:PASSWORD",
+            click.get_current_context(),
+        )
+    answer: str = click.prompt(f"Password for {username}", hide_input=True, err=True)
+    return answer
+
+
+def _require_one_registry(images: tuple[str, ...]) -> None:
+    """
+    Credentials are for one registry: a second one among the images must not get to see them.
+    """
+    from ullage.reference import Reference  # noqa: PLC0415
+
+    domains = set()
+    for image in images:
+        try:
+            domains.add(Reference.parse(image).domain)
+        except InvalidReference:
+            continue  # its own pull says so
+    if len(domains) > 1:
+        raise click.UsageError(
+            f"--creds is for one registry, and these are {', '.join(sorted(domains))}",
+            click.get_current_context(),
+        )
