@@ -13,9 +13,9 @@ from ullage.registry import RegistryClient
 @pytest.fixture
 def client():
     """
-    A client that loses patience soon, so that no test waits for long.
+    A client as a store has it; no test waits for its timeouts.
     """
-    with RegistryClient(plain_http=True, connect_timeout_seconds=2.0, read_timeout_seconds=0.25) as client:
+    with RegistryClient(plain_http=True) as client:
         yield client
 
 
@@ -28,9 +28,14 @@ def repo(client, registry):
 
 
 @pytest.fixture
-def patient_repo(registry):
+def hasty():
     """
-    The same repo, asked by a client that would wait for a minute.
+    A client that loses patience soon.
     """
-    with RegistryClient(plain_http=True, read_timeout_seconds=60.0) as client:
-        yield client.repo(Reference.parse(f"{registry.host}/app:1"))
+    with RegistryClient(plain_http=True, connect_timeout_seconds=0.2, read_timeout_seconds=0.2) as client:
+        yield client
+
+
+@pytest.fixture
+def hasty_repo(hasty, registry):
+    return hasty.repo(Reference.parse(f"{registry.host}/app:1"))

@@ -221,7 +221,7 @@ def test_a_reset_in_the_middle_is_unavailable(repo, blob, registry):
         read_all(repo.open_blob(blob, size=SIZE))
 
 
-def test_an_abort_wakes_a_read_that_waits(patient_repo, blob, registry):
+def test_an_abort_wakes_a_read_that_waits(repo, blob, registry):
     stalled = registry.inject("*", faults.stall(after=10))
     outcome = []
 
@@ -231,7 +231,7 @@ def test_an_abort_wakes_a_read_that_waits(patient_repo, blob, registry):
         except PullCancelled as error:
             outcome.append(error)
 
-    stream = patient_repo.open_blob(blob, size=SIZE)
+    stream = repo.open_blob(blob, size=SIZE)
     reader = threading.Thread(target=read)
     reader.start()
     stalled.wait_reached()
@@ -242,26 +242,26 @@ def test_an_abort_wakes_a_read_that_waits(patient_repo, blob, registry):
     assert outcome
 
 
-def test_an_abort_of_the_repo_ends_what_waits_for_a_head_and_all_that_follows(patient_repo, blob, registry):
+def test_an_abort_of_the_repo_ends_what_waits_for_a_head_and_all_that_follows(repo, blob, registry):
     stalled = registry.inject("*", faults.stall())
     outcome = []
 
     def fetch():
         try:
-            patient_repo.get_manifest("1")
+            repo.get_manifest("1")
         except PullCancelled as error:
             outcome.append(error)
 
     fetcher = threading.Thread(target=fetch)
     fetcher.start()
     stalled.wait_reached()
-    patient_repo.abort()
+    repo.abort()
     fetcher.join(5)
 
     assert not fetcher.is_alive()
     assert outcome
     with pytest.raises(PullCancelled):
-        patient_repo.open_blob(blob, size=SIZE)
+        repo.open_blob(blob, size=SIZE)
 
 
 def test_an_abort_that_comes_late_leaves_the_next_request_alone(repo, blob):

@@ -33,9 +33,10 @@ _BACKOFF_SECONDS: Final = 0.1
 _MAX_RETRY_AFTER_SECONDS: Final = 5.0
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 5
-#: Hosts whose connections are kept, and connections kept for each: 3 to 8 blobs come at once.
+#: Hosts whose connections are kept.
 _MAX_POOLS: Final = 16
-_CONNECTIONS: Final = 8
+#: Connections kept for each: above what parallel pulls use at once, since urllib3 warns on stderr beyond it.
+_CONNECTIONS: Final = 64
 #: What is read of a body that nobody wants, so that its connection can be used again.
 _DRAIN_BYTES: Final = 64 * 1024
 #: Documents must be here within this many read timeouts; blobs only keep their pace.
