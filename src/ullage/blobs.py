@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["BlobFiles", "Ingest"]
+__all__ = ["REPLACEMENT_SUFFIX", "BlobFiles", "Ingest"]
 
 _CHUNK_BYTES: Final = 1 << 20
+#: The ending of files that are to replace bad blobs.
+REPLACEMENT_SUFFIX: Final = ".repair"
 #: What a removal may need for its transaction: WAL, shared memory, a directory block.
 _HEADROOM_BYTES: Final = 8 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -228,6 +230,29 @@ class BlobFiles:
             path.rename(self._trash / f"{path.name}.{secrets.token_hex(4)}")
         except FileNotFoundError:
             return  # it went in an attempt that did not get as far as its row
+
+    # ------------------------------------------------------------------ mending
+
+    def replacement_path(self, digest: Digest) -> Path:
+        """
+        Where a bad blob is written anew, under a name that nobody has.
+        """
+        return self._ingest / f"{digest.encoded}.{secrets.token_hex(4)}{REPLACEMENT_SUFFIX}"
+
+    def replace(self, digest: Digest, replacement: Path) -> None:
+        """
+        Put a finished replacement in the blob's place, and sync. Under the gate, while the blob's row stands.
+        """
+        with _translated():
+            replacement.rename(self.blob_path(digest))
+            _sync_directory(self.blob_path(digest).parent)
+
+    def trash_stray(self, path: Path) -> None:
+        """
+        Move a file that no row explains aside. Under the gate.
+        """
+        with _translated():
+            self._move_to_trash(path)
 
     # ------------------------------------------------------------------ the rest
 

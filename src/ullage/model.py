@@ -24,8 +24,10 @@ __all__ = [
     "AuthConfig",
     "Evicted",
     "EvictionPolicy",
+    "Finding",
     "ImageStatus",
     "ImageStorage",
+    "Problem",
     "ProgressCallback",
     "PullPolicy",
     "PullProgress",
@@ -226,3 +228,31 @@ class Reclaimed:
     partial_count: int = 0
     partial_bytes: int = 0
     images: tuple[Evicted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """
+    A broken invariant, by its number in docs/invariants.md.
+
+    ``object`` is what it is about: a digest, a reference, a path below the root. ``repaired`` says that it was
+    mended by the check that found it.
+    """
+
+    invariant: str
+    problem: str
+    object: str
+    detail: str = ""
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One line of a doctor's report. ``level`` is ok, warn or fail.
+    """
+
+    subject: str
+    level: str
+    text: str
+    hint: str = ""

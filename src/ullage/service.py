@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from ullage import migrate
 from ullage.blobs import BlobFiles
+from ullage.check import Checker
 from ullage.database import Database
 from ullage.digest import Digest
+from ullage.doctor import examine
 from ullage.errors import (
     ImageNotFound,
     InvalidReference,
@@ -28,14 +30,17 @@ from ullage.errors import (
     StoreReadOnly,
     UnsupportedContent,
 )
+from ullage.filesystem import require_suitable
 from ullage.locks import LeaseLock
 from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 from ullage.model import (
     DEFAULT_MAX_STORAGE,
     Evicted,
     EvictionPolicy,
+    Finding,
     ImageStatus,
     ImageStorage,
+    Problem,
     PullPolicy,
     Reclaimed,
     StorageUsage,
@@ -131,6 +136,7 @@ class ImageService:
             _check_limit(name, limit)
         files = BlobFiles(Path(root).absolute())
         path = files.root / "ullage.db"
+        require_suitable(files.root)
         if not read_only:
             files.prepare()
         elif not path.exists():
@@ -519,6 +525,35 @@ class ImageService:
         from the disk when it returns; a dry run says what would be, from the same transaction rolled back.
         """
         return collect(self._repository, self._files, policy or self._policy, dry_run=dry_run)
+
+    def check(
+        self, *, digests: bool = False, repair: bool = False, auth: AuthConfig | None = None
+    ) -> list[Problem]:
+        """
+        Every broken invariant, by number; empty when all is well. Runs beside everybody else.
+
+        Rows without files, files without rows, wrong sizes, counters that drifted, rows that point nowhere, leases of
+        the dead. With *digests* every blob is hashed as well. With *repair*, what can be mended is: a bad blob is
+        fetched again from where it came (with *auth*), files that no row explains go, counters are recounted.
+        """
+        found = Checker(
+            self._repository,
+            self._files,
+            digests=digests,
+            repair=repair,
+            registry=None if isinstance(self._registry, SimulatedRegistry) else self._registry,
+            auth=auth,
+            look_only=self._database.read_only,
+        ).run()
+        if repair:
+            sweep_quietly(self._repository, self._files)
+        return found
+
+    def doctor(self) -> list[Finding]:
+        """
+        What this machine and this store are like, with a hint for each thing that is not as it should be.
+        """
+        return examine(self._database, self._repository, self._files)
 
     def view(self, name: str) -> list[dict[str, Any]]:
         """

@@ -12,6 +12,7 @@ from __future__ import annotations
 from ullage.repository.admission import Claims
 from ullage.repository.eviction import Eviction
 from ullage.repository.images import ImageKey, Images
+from ullage.repository.inspection import Inspection
 from ullage.repository.leases import Leases, Owner
 from ullage.repository.pulls import Pulls
 from ullage.repository.records import Edge, Naming, NewImage
@@ -20,7 +21,7 @@ from ullage.repository.storage import Storage
 __all__ = ["Claims", "Edge", "ImageKey", "ImageRepository", "Naming", "NewImage", "Owner"]
 
 
-class ImageRepository(Images, Pulls, Leases, Eviction, Storage):
+class ImageRepository(Images, Pulls, Leases, Eviction, Inspection, Storage):
     """
     The rows of one store.
     """

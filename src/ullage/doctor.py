@@ -1,0 +1,216 @@
+"""
+What this machine and this store are like: the things that go wrong where nobody looked.
+
+Nothing here changes anything. Each finding is a sentence with a hint; none of them is an exception.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ullage import migrate
+from ullage.database import MINIMUM_SQLITE, Database
+from ullage.filesystem import SUITABLE, Mount, mount_of
+from ullage.model import Finding
+from ullage.schema import HEAD_REVISION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ullage.blobs import BlobFiles
+    from ullage.repository import ImageRepository
+
+__all__ = ["examine"]
+
+# https://www.sqlite.org/wal.html#walresetbug: two connections that write or checkpoint at once may corrupt a
+# database in WAL mode. Fixed in 3.51.3, and in these branches.
+_WAL_RESET_FIXED: Final = (3, 51, 3)
+_WAL_RESET_BRANCHES: Final = {(3, 44): 6, (3, 50): 7}
+
+
+def examine(database: Database, repository: ImageRepository, files: BlobFiles) -> list[Finding]:
+    """
+    Every finding, the good ones too, in the order of the list in the manual.
+    """
+    return [
+        *_sqlite(),
+        *_filesystem(files.root),
+        *_journal(database),
+        *_schema(database),
+        *_room(repository, files),
+        *_leftovers(repository, files),
+        *_libraries(),
+    ]
+
+
+def _sqlite() -> Iterator[Finding]:
+    this = sqlite3.sqlite_version_info
+    said = f"SQLite {sqlite3.sqlite_version}"
+    if this < MINIMUM_SQLITE:
+        yield Finding("sqlite", "fail", f"{said} knows no STRICT tables", "3.37 or later is needed")
+        return
+    if this >= _WAL_RESET_FIXED or this[2] >= _WAL_RESET_BRANCHES.get(this[:2], sys.maxsize):
+        yield Finding("sqlite", "ok", f"{said} has the fix of the WAL-reset bug")
+    else:
+        yield Finding(
+            "sqlite",
+            "warn",
+            f"{said} has the WAL-reset bug; this package never lets a commit meet a checkpoint, which is what it needs",
+            "do not write to ullage.db with other programs while the store is busy, or use SQLite 3.51.3 or later",
+        )
+
+
+def _filesystem(root: Path) -> Iterator[Finding]:
+    mount = mount_of(root)
+    if mount is None:
+        yield Finding("filesystem", "warn", "cannot tell which filesystem the root is on")
+        return
+    said = f"{root} is on {mount.kind} ({mount.point})"
+    if mount.kind in SUITABLE:
+        yield Finding("filesystem", "ok", said)
+    elif mount.is_remote:
+        yield Finding(
+            "filesystem", "fail", f"{said}: no locks and no shared memory to rely on", "use a local disk"
+        )
+    else:
+        yield Finding("filesystem", "warn", f"{said}, which nobody has tried here")
+    if _is_volatile(mount):
+        yield Finding("durability", "warn", f"{mount.kind} is gone after a restart, and the store with it")
+
+
+def _is_volatile(mount: Mount) -> bool:
+    return mount.kind in ("tmpfs", "ramfs")
+
+
+def _journal(database: Database) -> Iterator[Finding]:
+    with database.read() as connection:
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+    if mode == "wal" and synchronous == 2:
+        yield Finding("journal", "ok", "journal_mode=wal, synchronous=full")
+    else:
+        yield Finding(
+            "journal",
+            "fail",
+            f"journal_mode={mode}, synchronous={synchronous}; the store needs wal and 2 (full)",
+            "PRAGMA journal_mode = WAL; in the sqlite3 shell, while nobody uses the store",
+        )
+
+
+def _schema(database: Database) -> Iterator[Finding]:
+    """
+    Tables, indexes, triggers and views against those that a new store gets.
+    """
+    with database.read() as connection:
+        revision = migrate.current_revision(connection)
+        here = {name: sql for name, sql in connection.exec_driver_sql(_SCHEMA)}
+    with tempfile.TemporaryDirectory(prefix="ullage-doctor-") as directory:
+        new = Database(Path(directory) / "ullage.db", gate=Path(directory) / "gate")
+        try:
+            migrate.create(new, max_bytes=0)
+            with new.read() as connection:
+                right = {name: sql for name, sql in connection.exec_driver_sql(_SCHEMA)}
+        finally:
+            new.close()
+    wrong = [f"{name} is missing" for name in sorted(right.keys() - here.keys())]
+    wrong += [f"{name} is unknown" for name in sorted(here.keys() - right.keys())]
+    wrong += [
+        f"{name} is different" for name in sorted(right.keys() & here.keys()) if right[name] != here[name]
+    ]
+    if wrong:
+        yield Finding(
+            "schema",
+            "fail",
+            f"at revision {revision}, but {'; '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
+            "somebody changed the schema by hand: the rules of the store may not hold",
+        )
+    else:
+        yield Finding("schema", "ok", f"at revision {revision} of {HEAD_REVISION}, each rule in place")
+
+
+_SCHEMA: Final = "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+
+
+def _room(repository: ImageRepository, files: BlobFiles) -> Iterator[Finding]:
+    usage = repository.usage()
+    figures = os.statvfs(files.root)
+    total, free = figures.f_blocks * figures.f_frsize, files.free_bytes()
+    min_free = repository.min_free()
+    said = f"limit {usage.max_bytes}, used {usage.used_bytes}, reserved {usage.reserved_bytes}; the disk has {free} free"
+    if usage.max_bytes > total - min_free:
+        yield Finding(
+            "limit",
+            "warn",
+            f"{said} of {total}: the limit cannot be reached",
+            "lower it with `ullage quota --max`, so that it is the limit and not the disk that says no",
+        )
+    elif usage.available_bytes > free - min_free:
+        yield Finding(
+            "limit", "warn", f"{said}: less than the limit still allows", "free the disk, or lower the limit"
+        )
+    elif usage.used_bytes + usage.reserved_bytes > usage.max_bytes:
+        yield Finding(
+            "limit", "warn", f"{said}: over the limit, nothing more is admitted", "`ullage quota --evict`"
+        )
+    else:
+        yield Finding("limit", "ok", said)
+    if figures.f_files and figures.f_favail < figures.f_files // 100:
+        yield Finding("inodes", "warn", f"{figures.f_favail} inodes free of {figures.f_files}")
+    if (files.root / "headroom").exists():
+        yield Finding("headroom", "ok", "room is set aside for removing on a full disk")
+    else:
+        yield Finding(
+            "headroom", "warn", "no room is set aside for removing on a full disk", "free some; `ullage gc`"
+        )
+
+
+def _leftovers(repository: ImageRepository, files: BlobFiles) -> Iterator[Finding]:
+    doomed = len(repository.doomed(1000))
+    trash = len(os.listdir(files.root / "trash"))  # noqa: PTH208 -- names are enough
+    drift = repository.view("accounting_drift")
+    partial = repository.usage().reserved_bytes
+    if drift:
+        yield Finding(
+            "accounting",
+            "fail",
+            "; ".join(f"{each['name']} says {each['counter']}, is {each['actual']}" for each in drift[:5]),
+            "`ullage check --repair` recounts",
+        )
+    else:
+        yield Finding("accounting", "ok", "every counter is right")
+    if doomed or trash:
+        yield Finding(
+            "leftovers",
+            "warn",
+            f"{doomed} doomed blobs and {trash} files in trash/ wait",
+            "`ullage gc` removes them",
+        )
+    else:
+        yield Finding(
+            "leftovers", "ok", f"nothing waits to be removed; {partial} bytes are on their way or resumable"
+        )
+
+
+def _libraries() -> Iterator[Finding]:
+    for name in ("sqlalchemy", "alembic", "urllib3"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, "fail", f"{name} is not installed")
+            continue
+        yield Finding(name, "ok", f"{name} {found}")
+    # What is installed under the name may be another package: its own file says so, and need not be imported.
+    patch = version("urllib3").rsplit(".", 1)[-1]
+    if patch.isdigit() and int(patch) >= 900:
+        yield Finding(
+            "urllib3",
+            "warn",
+            f"urllib3 {version('urllib3')} is urllib3-future under another's name: TLS is several times slower",
+            "uninstall niquests and urllib3-future from this environment",
+        )

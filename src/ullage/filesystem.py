@@ -1,0 +1,101 @@
+"""
+Which filesystem a path is on, and whether a store can live there.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ullage.errors import UnsuitableFilesystem
+
+__all__ = ["SUITABLE", "Mount", "mount_of", "require_suitable"]
+
+#: Local filesystems with coherent shared memory and locks, tried with SQLite's WAL by many.
+SUITABLE: Final = frozenset(
+    {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "ramfs", "xfs", "zfs", "bcachefs"}
+)
+
+# Shared memory is not coherent between hosts, or locks are lost: a WAL is corrupted there, sooner or later.
+_REMOTE: Final = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "virtiofs",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "gpfs",
+        "ocfs2",
+        "gfs2",
+        "orangefs",
+        "vboxsf",
+        "prl_fs",
+        "vmhgfs",
+        "fuse.sshfs",
+        "fuse.s3fs",
+        "fuse.rclone",
+        "fuse.glusterfs",
+        "fuse.gcsfuse",
+        "fuse.vmhgfs-fuse",
+        "fuse.osxfs",
+        "fuse.grpcfuse",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """
+    A line of ``/proc/self/mountinfo``: where, and of which kind.
+    """
+
+    point: str
+    kind: str
+
+    @property
+    def is_remote(self) -> bool:
+        return self.kind in _REMOTE
+
+
+def mount_of(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo")) -> Mount | None:
+    """
+    The mount that *path* is on; None where the system does not tell.
+    """
+    try:
+        lines = mountinfo.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    target = os.path.realpath(path)
+    best: Mount | None = None
+    for line in lines:
+        # proc(5): id, parent, device, root, mount point, options, optional fields, "-", kind, source, …
+        fields = line.split(" ")
+        if "-" not in fields or len(fields) < fields.index("-") + 2:
+            continue
+        point = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+        if target != point and not target.startswith(point.rstrip("/") + "/"):
+            continue
+        # Of equals the later one is mounted over the earlier.
+        if best is None or len(point) >= len(best.point):
+            best = Mount(point, fields[fields.index("-") + 1])
+    return best
+
+
+def require_suitable(path: Path) -> None:
+    """
+    Raises:
+        UnsuitableFilesystem: *path* is on a network filesystem or a share of a virtual machine's host.
+    """
+    mount = mount_of(path)
+    if mount is not None and mount.is_remote:
+        raise UnsuitableFilesystem(
+            f"{path} is on {mount.kind} ({mount.point}): SQLite has no shared memory and no locks to rely on there"
+        )
