@@ -10,7 +10,7 @@ import os
 import sqlite3
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +31,8 @@ __all__ = ["examine"]
 # https://www.sqlite.org/wal.html#walresetbug: two connections that write or checkpoint at once may corrupt a
 # database in WAL mode. Fixed in 3.51.3, and in these branches.
 _WAL_RESET_FIXED: Final = (3, 51, 3)
+#: urllib3-future numbers its releases so, to be told apart.
+_FORK_PATCH: Final = 900
 _WAL_RESET_BRANCHES: Final = {(3, 44): 6, (3, 50): 7}
 
 
@@ -198,19 +200,16 @@ def _leftovers(repository: ImageRepository, files: BlobFiles) -> Iterator[Findin
 
 
 def _libraries() -> Iterator[Finding]:
-    for name in ("sqlalchemy", "alembic", "urllib3"):
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            yield Finding(name, "fail", f"{name} is not installed")
-            continue
-        yield Finding(name, "ok", f"{name} {found}")
-    # What is installed under the name may be another package: its own file says so, and need not be imported.
-    patch = version("urllib3").rsplit(".", 1)[-1]
-    if patch.isdigit() and int(patch) >= 900:
-        yield Finding(
-            "urllib3",
-            "warn",
-            f"urllib3 {version('urllib3')} is urllib3-future under another's name: TLS is several times slower",
-            "uninstall niquests and urllib3-future from this environment",
-        )
+    # Asked of the modules themselves: what is installed under a name may be overwritten by another package.
+    found = {name: str(import_module(name).__version__) for name in ("sqlalchemy", "alembic", "urllib3")}
+    for name, release in found.items():
+        patch = release.rsplit(".", 1)[-1]
+        if name == "urllib3" and patch.isdigit() and int(patch) >= _FORK_PATCH:
+            yield Finding(
+                name,
+                "warn",
+                f"urllib3 {release} is urllib3-future under another's name: TLS is several times slower",
+                "uninstall niquests and urllib3-future from this environment",
+            )
+        else:
+            yield Finding(name, "ok", f"{name} {release}")
