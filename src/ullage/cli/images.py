@@ -11,8 +11,9 @@ import click
 
 from ullage.cli.failures import describe, tell
 from ullage.cli.opening import StoreCommand, changing, looking
-from ullage.cli.output import ago, emit, emit_json, human, plain, say, short, table
+from ullage.cli.output import ago, emit, emit_json, plain, say, short, table
 from ullage.errors import ImageError, ImageNotFound, InvalidReference, UnsupportedContent
+from ullage.sizes import human
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from ullage.cli.output import human, say, short
+from ullage.cli.output import say, short
+from ullage.sizes import human
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

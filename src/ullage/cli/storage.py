@@ -9,13 +9,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ullage.cli.opening import StoreCommand, changing, looking
-from ullage.cli.output import Size, emit, emit_json, human, plain, say, short, table
+from ullage.cli.output import emit, emit_json, plain, say, short, table
+from ullage.sizes import human, parse
 
 if TYPE_CHECKING:
     from ullage.model import ImageStatus, ImageStorage, Reclaimed, StorageUsage
     from ullage.service import ImageService
 
 __all__ = ["df", "gc", "quota"]
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on only
+    """
+    A size on the command line, in bytes.
+    """
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        try:
+            return value if isinstance(value, int) else parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command(
@@ -83,7 +98,7 @@ def df(*, verbose: bool, as_json: bool) -> None:
 @click.option(
     "--max",
     "max_bytes",
-    type=Size(),
+    type=_Size(),
     metavar="SIZE",
     help="Set the limit: plain bytes, or a number with K, M, G, T (powers of 1000: 1M is 1000000 bytes) or "
     "Ki, Mi, Gi, Ti (powers of 1024: 1Mi is 1048576 bytes), with or without a B.",
@@ -135,7 +150,8 @@ def gc(*, as_json: bool) -> None:
         emit_json(freed)
         return
     total = human(freed.blob_bytes + freed.partial_bytes)
-    emit(f"freed {total}: {freed.blob_count} blobs, {freed.partial_count} partial blobs")
+    counts = f"{_count(freed.blob_count, 'blob')}, {_count(freed.partial_count, 'partial blob')}"
+    emit(f"freed {total}: {counts}")
 
 
 def _collected() -> Reclaimed:
