@@ -101,6 +101,7 @@ class Pull:
         self._on_progress = on_progress
         self._evict = evict
         self._received: dict[Digest, int] = {}
+        self._told: dict[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
         self._present_bytes = 0
         self._arrived: set[Digest] = set()
@@ -355,10 +356,13 @@ class Pull:
         if self._on_progress is None:
             return
         received = dict(self._received)
-        for digest, done in received.items():
-            self._on_progress(self._progress(status, received, digest, done))
-        if not received or status is not PullStatus.DOWNLOADING:
+        if status is not PullStatus.DOWNLOADING or not received:
             self._on_progress(self._progress(status, received, None, 0))
+            return
+        for digest, done in received.items():
+            if self._told.get(digest) != done:
+                self._told[digest] = done
+                self._on_progress(self._progress(status, received, digest, done))
 
     def _progress(
         self, status: PullStatus, received: dict[Digest, int], blob: Digest | None, done: int
