@@ -39,7 +39,8 @@ _CHUNK_BYTES: Final = 256 * 1024
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    What resolving found: the manifest, the indexes on the way to it, the bytes of both, and the names to give.
+    What resolving found: the manifest, the indexes on the way to it, the bytes of both (and of the config, where it
+    had to be looked at), and the names to give.
     """
 
     manifest: Manifest
@@ -82,6 +83,7 @@ class Resolver:
         self._reference = spec.normalised()
         self._asked = asked
         self._platform = Platform.of_host() if asked is None else asked
+        self._configs: dict[Digest, bytes] = {}
 
     def resolve(self) -> Plan | ImageStatus:
         """
@@ -94,11 +96,12 @@ class Resolver:
         ref = self._reference.digest or self._reference.tag
         assert ref is not None, "a normalised reference has one"
         head = self._repo.head_manifest(ref)
-        if head is not None and (here := self._here(head.digest)) is not None:
-            return here
         if head is not None:
-            raw, media_type = self._document(head.digest, head.media_type)
-            digest = head.digest
+            # What was asked for by digest is held to that, whatever the registry calls it.
+            digest = self._reference.digest or head.digest
+            if (here := self._here(digest)) is not None:
+                return here
+            raw, media_type = self._document(digest, head.media_type)
         else:
             fetched = self._repo.get_manifest(ref)
             raw, media_type = fetched.raw, fetched.media_type
@@ -110,7 +113,10 @@ class Resolver:
         The image that *digest* resolves to, under this name already or given it now.
         """
         asked = None if self._asked is None else str(self._asked.normalised())
-        known = self._repository.known(self._reference, platform=asked, digest=digest)
+        platform = str(self._platform.normalised())
+        known = self._repository.known(
+            self._reference, platform=platform, digest=digest, or_unasked=asked is None
+        )
         if known is not None or not self._repository.ready(digest):
             return known
         return self._repository.adopt(self._naming(digest, self._platform), asked=asked)
@@ -128,9 +134,11 @@ class Resolver:
         _, manifest = select_manifest(top, self._platform, fetch)
         if is_image_config(manifest.config.media_type):
             self._check_config(manifest, chosen=isinstance(top, Index))
+        # A config that had to be looked at is not fetched a second time.
+        config = {digest: raw for digest, raw in self._configs.items() if digest == manifest.config.digest}
         return Plan(
             manifest=manifest,
-            documents={digest: raw for digest, (raw, _) in documents.items()},
+            documents={digest: raw for digest, (raw, _) in documents.items()} | config,
             indexes=tuple(
                 Edge(digest, len(raw), "index", media_type)
                 for digest, (raw, media_type) in documents.items()
@@ -180,6 +188,8 @@ class Resolver:
         """
         if descriptor.size > MAX_DOCUMENT_BYTES:
             raise InvalidManifest(f"config too large: {descriptor.size} bytes, limit {MAX_DOCUMENT_BYTES}")
+        if descriptor.digest in self._configs:
+            return self._configs[descriptor.digest]
         if (raw := self._local(descriptor.digest)) is not None:
             return raw
         data = bytearray()
@@ -195,6 +205,7 @@ class Resolver:
                 expected=descriptor.digest,
                 actual=actual,
             )
+        self._configs[descriptor.digest] = bytes(data)
         return bytes(data)
 
     def _local(self, digest: Digest) -> bytes | None:

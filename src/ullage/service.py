@@ -322,14 +322,16 @@ class ImageService:
         Raises:
             ImageNotFound: there is no such image, or the host keeps its content elsewhere.
         """
-        status = self._get(image)
-        for role, digest, media_type in self._repository.content_of(status.id):
+        content = self._repository.content_of(_key(image))
+        if content is None:
+            raise ImageNotFound(f"no such image: {_shown(image)}", image=str(_key(image)))
+        for role, digest, media_type in content:
             if role == "manifest":
                 raw = self._files.read(Digest(digest), max_bytes=MAX_DOCUMENT_BYTES)
                 parsed = parse_document(raw, media_type=media_type, digest=Digest(digest))
                 assert isinstance(parsed, Manifest), "the role says so"
                 return parsed
-        raise ImageNotFound(f"the content of image {status.image_id} is not kept here", image=status.image_id)
+        raise ImageNotFound(f"the content of image {_shown(image)} is not kept here", image=str(_key(image)))
 
     def config(self, image: ImageLike) -> dict[str, Any]:
         """

@@ -8,7 +8,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ullage.database import RuleBroken
@@ -76,7 +76,7 @@ STATUS: Final = select(
     _names(repo_digests),
     select(manifests.c.annotations)
     .where(manifests.c.image_id == images.c.id, manifests.c.complete == literal_column("1"))
-    .order_by(manifests.c.id.desc())
+    .order_by(manifests.c.id)
     .limit(literal_column("1"))
     .correlate(images)
     .scalar_subquery(),
@@ -106,10 +106,19 @@ _KNOWN_TAG, _KNOWN_DIGEST = (
             bindparam("platform").is_(None),
             table.c.platform == bindparam("platform"),
             images.c.platform == bindparam("platform"),
+            and_(bindparam("or_unasked"), table.c.platform.is_(None)),
         ),
         or_(bindparam("digest").is_(None), table.c.digest == bindparam("digest")),
     )
     for table in (repo_tags, repo_digests)
+)
+
+
+_CONTENT: Final = (
+    select(manifest_blobs.c.role, blobs_table.c.digest, manifest_blobs.c.media_type)
+    .join(blobs_table, blobs_table.c.id == manifest_blobs.c.blob_id)
+    .where(manifest_blobs.c.manifest_id == bindparam("manifest_id"))
+    .order_by(manifest_blobs.c.position)
 )
 
 
@@ -147,36 +156,44 @@ class Images(Records):
             return [image_status(row) for row in connection.execute(_LIST)]
 
     def known(
-        self, reference: Reference, *, platform: str | None = None, digest: Digest | None = None
+        self,
+        reference: Reference,
+        *,
+        platform: str | None = None,
+        digest: Digest | None = None,
+        or_unasked: bool = False,
     ) -> ImageStatus | None:
         """
         The image that a pull of *reference* for *platform* would find here. One read.
 
-        With *digest*, only when the reference was resolved to that.
+        With *digest*, only when the reference was resolved to that; with *or_unasked*, also one of another platform
+        that came without a choice.
         """
         statement = _KNOWN_TAG if reference.digest is None else _KNOWN_DIGEST
-        parameters = {"reference": str(reference), "platform": platform, "digest": digest}
+        parameters = {
+            "reference": str(reference),
+            "platform": platform,
+            "digest": digest,
+            "or_unasked": or_unasked,
+        }
         with self._database.read() as connection:
             row = connection.execute(statement, parameters).first()
         return None if row is None else image_status(row)
 
-    def content_of(self, image_row_id: int) -> list[tuple[str, str, str]]:
+    def content_of(self, key: ImageKey) -> list[tuple[str, str, str]] | None:
         """
-        (role, digest, media type) of the blobs of the image's newest manifest, in order. One read.
+        (role, digest, media type) of the blobs of an image's manifest, in order; None when it is not here. One read.
+
+        Of several manifests of one config it is the one that the reference was resolved to, or, for an id, the first
+        that came: a later manifest may pair a known config with other layers, and stands in for none.
         """
-        newest = (
-            select(func.max(manifests.c.id)).where(
-                manifests.c.image_id == image_row_id, manifests.c.complete == 1
-            )
-        ).scalar_subquery()
-        statement = (
-            select(manifest_blobs.c.role, blobs_table.c.digest, manifest_blobs.c.media_type)
-            .join(blobs_table, blobs_table.c.id == manifest_blobs.c.blob_id)
-            .where(manifest_blobs.c.manifest_id == newest)
-            .order_by(manifest_blobs.c.position)
-        )
         with self._database.read() as connection:
-            return [(role, digest, media_type) for role, digest, media_type in connection.execute(statement)]
+            status = find(connection, key)
+            if status is None:
+                return None
+            manifest_id = _resolved(connection, key, status.id).get("manifest_id")
+            rows = connection.execute(_CONTENT, {"manifest_id": manifest_id})
+            return [(role, digest, media_type) for role, digest, media_type in rows]
 
     def config_of(self, image_row_id: int) -> str | None:
         """
@@ -375,7 +392,7 @@ def _by_id(connection: Connection, row_id: int) -> ImageStatus:
 
 def _resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, Any]:
     """
-    What a new tag of an image resolves to: the same as the reference it was named by, else its newest manifest.
+    What a new tag of an image resolves to: the same as the reference it was named by, else its first manifest.
     """
     with contextlib.suppress(InvalidReference):  # then it is an id, which resolves to nothing of its own
         reference = Reference.parse(str(key))
@@ -387,13 +404,13 @@ def _resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, A
         ).first()
         if row is not None:
             return dict(row._mapping)
-    newest = connection.execute(
+    first = connection.execute(
         select(manifests.c.id, manifests.c.digest)
         .where(manifests.c.image_id == row_id, manifests.c.complete == 1)
-        .order_by(manifests.c.id.desc())
+        .order_by(manifests.c.id)
         .limit(1)
     ).first()
-    return {} if newest is None else {"manifest_id": newest[0], "digest": newest[1]}
+    return {} if first is None else {"manifest_id": first[0], "digest": first[1]}
 
 
 def name_image(
