@@ -81,7 +81,8 @@ def check_root(root: Path, *, limit_was_lowered: bool = False) -> None:
     assert query(root, "PRAGMA foreign_key_check") == []
 
     blobs = {
-        f"blobs/{digest.replace(':', '/')}": size for digest, size in query(root, "SELECT digest, size FROM blobs")
+        f"blobs/{digest.replace(':', '/')}": size
+        for digest, size in query(root, "SELECT digest, size FROM blobs")
     }
     assert files_of(root, "blobs") == blobs
     assert usage(root)["blob_bytes"] == sum(blobs.values())
@@ -93,7 +94,9 @@ def check_root(root: Path, *, limit_was_lowered: bool = False) -> None:
             assert hashlib.new(algorithm, (root / name).read_bytes()).hexdigest() == encoded
 
     partials = query(root, "SELECT digest, received_bytes FROM ingests WHERE lease_id IS NULL")
-    assert files_of(root, "ingest") == {f"ingest/{digest.partition(':')[2]}": size for digest, size in partials}
+    assert files_of(root, "ingest") == {
+        f"ingest/{digest.partition(':')[2]}": size for digest, size in partials
+    }
     assert query(root, "SELECT * FROM leases") == []
     assert files_of(root, "trash", "leases") == {}
     if not limit_was_lowered:
