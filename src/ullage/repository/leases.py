@@ -38,8 +38,13 @@ class Owner:
 
 
 _RECEIVED: Final = text(
-    "UPDATE ingests SET received_bytes = (SELECT value FROM json_each(:received) WHERE key = digest)"
+    "UPDATE ingests SET state = 'partial',"
+    " received_bytes = (SELECT value FROM json_each(:received) WHERE key = digest)"
     " WHERE lease_id = (SELECT id FROM leases WHERE token = :token)"
+    " AND digest IN (SELECT key FROM json_each(:received))"
+)
+_DISCARDED: Final = text(
+    "UPDATE ingests SET state = 'discarded' WHERE lease_id IS NULL AND received_bytes = 0"
     " AND digest IN (SELECT key FROM json_each(:received))"
 )
 _HOLD: Final = text(
@@ -107,6 +112,7 @@ class Leases(Records):
         with self._database.write() as connection:
             connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
             end_lease(connection, token)
+            connection.execute(_DISCARDED, {"received": json.dumps(received)})
             doom_garbage(connection)
 
     def hold(self, owner: Owner, key: ImageKey) -> ImageStatus:

@@ -37,7 +37,7 @@ __all__ = ["Pulls"]
 
 
 _ARRIVED: Final = text(
-    "UPDATE ingests SET received_bytes = size"
+    "UPDATE ingests SET received_bytes = size, state = 'arrived'"
     " WHERE lease_id = :lease_id AND digest IN (SELECT value FROM json_each(:digests))"
 )
 _PUBLISH: Final = text(
@@ -48,6 +48,7 @@ _EDGES: Final = text(
     "INSERT INTO manifest_blobs (manifest_id, position, blob_id, role, media_type)"
     " SELECT :manifest_id, :first + e.key, b.id, json_extract(e.value, '$[1]'), json_extract(e.value, '$[2]')"
     " FROM json_each(:edges) AS e JOIN blobs AS b ON b.digest = json_extract(e.value, '$[0]')"
+    " ORDER BY e.key"  # edges are numbered one after the other
 )
 _MISSING_INDEXES: Final = text(
     "SELECT e.value FROM json_each(:digests) AS e WHERE NOT EXISTS (SELECT 1 FROM manifest_blobs AS m"
