@@ -162,8 +162,8 @@ def _pack(name: str, files: dict[str, Path | bytes], target: Path) -> Layer:
         end = bytes(2 * tarfile.BLOCKSIZE)
         tar_digest.update(end)
         packed.write(end)
-    with target.open("rb") as raw:
-        digest = Digest(f"sha256:{hashlib.file_digest(raw, 'sha256').hexdigest()}")
+    with target.open("rb") as whole:
+        digest = Digest(f"sha256:{hashlib.file_digest(whole, 'sha256').hexdigest()}")
     return Layer(
         name=name,
         path=target,
