@@ -11,7 +11,8 @@ release of it, or a person at the sqlite3 shell, where foreign keys are off. Fiv
   the BEFORE triggers have seen the NULL, and ``NULL <> 0`` refuses nothing.
 - A flag that the database can work out (``referenced``, ``size``) may be set to the truth and to nothing else.
 - What stands for a file or a lock comes and goes only by saying what became of it (``arrived``, ``swept``,
-  ``discarded``, ``ended_token``); a plain DELETE is refused, and so is a blob that nobody said arrived.
+  ``discarded``, ``ended_token``); a plain DELETE is refused, and so is a blob that nobody said arrived. An image is
+  made while its pull says that it is ``complete``.
 
 Needs SQLite 3.37 (STRICT). No function newer than that, no JSON function, nothing of an application's.
 
@@ -135,7 +136,7 @@ CREATE TABLE blobs (
   CONSTRAINT ck_blobs_verified_at CHECK (verified_at IS NULL OR {_TIME.format("verified_at")})
 ) STRICT
 """,
-    f"""
+    """
 CREATE TABLE manifest_blobs (
   -- Which blobs a manifest needs, flattened: itself, its config, its layers in order, the indexes it came by.
   manifest_id INTEGER NOT NULL,
@@ -195,7 +196,7 @@ CREATE TABLE leases (
   token TEXT NOT NULL, -- the name of the locked file
   purpose TEXT NOT NULL,
   reference TEXT, -- what is being pulled or held
-  status TEXT NOT NULL DEFAULT 'pending', -- of a pull: CRI's PullStatus
+  status TEXT NOT NULL DEFAULT 'pending', -- of a pull: CRI's PullStatus; 'complete': said in passing, while it makes its image
   owner TEXT NOT NULL, -- host and program, for people
   pid INTEGER NOT NULL,
   created_at TEXT NOT NULL,
@@ -293,8 +294,10 @@ _REFERENCE_IS_SOUND = """(
       WHERE b.digest = NEW.digest AND e.manifest_id = NEW.manifest_id AND e.role = 'index')))
   OR NEW.manifest_id IS NULL AND EXISTS (SELECT 1 FROM images AS i WHERE i.id = NEW.image_id AND i.registered_bytes IS NOT NULL))"""
 
-# What is made of a blob is made while a lease keeps it: by the pull that brought it, or that found it here.
-_KEPT = "EXISTS (SELECT 1 FROM blobs AS b CROSS JOIN lease_blobs AS k ON k.blob_id = b.id WHERE {0} AND b.state = 'ready')"
+# What is made of a blob is made by a pull that keeps it and says that it completes: no half of an image is left by hand.
+_KEPT = """EXISTS (
+  SELECT 1 FROM blobs AS b CROSS JOIN lease_blobs AS k ON k.blob_id = b.id CROSS JOIN leases AS l ON l.id = k.lease_id
+  WHERE {0} AND b.state = 'ready' AND l.status = 'complete')"""
 
 
 def _refuse(name: str, when: str, condition: str, why: str) -> str:
@@ -438,7 +441,7 @@ IMAGE_TRIGGERS = (
         "images_have_content",
         "BEFORE INSERT ON images",
         f"NEW.registered_bytes IS NULL AND NOT {_KEPT.format('b.digest = NEW.image_id')}",
-        "an image comes with its content, which a lease keeps meanwhile, or with what is registered for it",
+        "an image is made by a pull that completes and keeps its content, or of what is registered for it",
     ),
     _refuse(
         "images_start_small",
@@ -487,7 +490,7 @@ END""",
         "manifests_need_an_image",
         "BEFORE INSERT ON manifests",
         f"NEW.complete IS NOT 0 OR NOT EXISTS (SELECT 1 FROM images WHERE id = NEW.image_id) OR NOT {_KEPT.format('b.digest = NEW.digest')}",
-        "a manifest needs its image, and its bytes as a blob that a lease keeps; it is complete when its edges are here",
+        "a manifest is made by a pull that completes and keeps its bytes; it needs its image, and is complete when its edges are here",
     ),
     _refuse(
         "manifests_immutable",
@@ -522,7 +525,7 @@ END""",
         f"""NOT {_KEPT.format("b.id = NEW.blob_id")}
   OR NOT EXISTS (SELECT 1 FROM manifests WHERE id = NEW.manifest_id AND (complete = 0 OR NEW.role = 'index'))
   OR NEW.position IS NOT (SELECT coalesce(max(position) + 1, 0) FROM manifest_blobs WHERE manifest_id = NEW.manifest_id)""",
-        "an edge needs a blob that a lease keeps, the next position, and a manifest that is not complete",
+        "an edge is made by a pull that completes and keeps its blob; it needs the next position, and a manifest that is not complete",
     ),
     f"""CREATE TRIGGER manifest_blobs_added AFTER INSERT ON manifest_blobs BEGIN
   UPDATE blobs SET referenced = 1 WHERE id = NEW.blob_id AND referenced = 0;
@@ -584,8 +587,14 @@ LEASE_TRIGGERS = (
     _refuse(
         "leases_are_new",
         "BEFORE INSERT ON leases",
-        "NEW.ended_token IS NOT NULL OR EXISTS (SELECT 1 FROM leases WHERE token = NEW.token OR id = NEW.id)",
+        "EXISTS (SELECT 1 FROM leases WHERE token = NEW.token OR id = NEW.id)",
         "that lease is here",
+    ),
+    _refuse(
+        "leases_start_at_work",
+        "BEFORE INSERT ON leases",
+        "NEW.ended_token IS NOT NULL OR NEW.status IS 'complete'",
+        "a lease starts with its work before it",
     ),
     _numbered("leases"),
     _refuse(

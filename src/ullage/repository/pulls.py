@@ -40,6 +40,7 @@ _ARRIVED: Final = text(
     "UPDATE ingests SET received_bytes = size, state = 'arrived'"
     " WHERE lease_id = :lease_id AND digest IN (SELECT value FROM json_each(:digests))"
 )
+_COMPLETES: Final = text("UPDATE leases SET status = 'complete' WHERE id = :lease_id")
 _PUBLISH: Final = text(
     "INSERT INTO blobs (digest, size, created_at) SELECT digest, size, :now FROM ingests"
     " WHERE lease_id = :lease_id AND digest IN (SELECT value FROM json_each(:digests))"
@@ -152,6 +153,7 @@ class Pulls(Records):
         with self._database.write() as connection:
             lease_id = lease_id_of(connection, token)
             self._publish(connection, lease_id, arrived)
+            connection.execute(_COMPLETES, {"lease_id": lease_id})
             row_id = self._insert_image(connection, image, naming)
             manifest_id = self._insert_manifest(connection, image, row_id)
             self._name(connection, naming, image_row_id=row_id, manifest_id=manifest_id)
