@@ -263,6 +263,9 @@ INDEXES = (
     "CREATE INDEX ix_blobs_doomed ON blobs (id) WHERE state = 'doomed'",
     "CREATE INDEX ix_repo_tags_image_id ON repo_tags (image_id)",
     "CREATE INDEX ix_repo_digests_image_id ON repo_digests (image_id)",
+    # What a foreign key looks for when a manifest goes: without them every removal reads every reference.
+    "CREATE INDEX ix_repo_tags_manifest_id ON repo_tags (manifest_id)",
+    "CREATE INDEX ix_repo_digests_manifest_id ON repo_digests (manifest_id)",
     "CREATE INDEX ix_lease_blobs_blob_id ON lease_blobs (blob_id)",
     "CREATE INDEX ix_lease_images_image_id ON lease_images (image_id)",
     "CREATE INDEX ix_ingests_lease_id ON ingests (lease_id)",

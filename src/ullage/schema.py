@@ -183,6 +183,7 @@ repo_tags = _table(
     _text("updated_at"),
     UniqueConstraint("reference"),
     Index(None, "image_id"),
+    Index(None, "manifest_id"),
 )
 
 repo_digests = _table(
@@ -196,6 +197,7 @@ repo_digests = _table(
     _text("updated_at"),
     UniqueConstraint("reference"),
     Index(None, "image_id"),
+    Index(None, "manifest_id"),
 )
 
 leases = _table(
