@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ullage.digest import Digest, Hasher, digest_of
-from ullage.errors import DigestMismatch, InvalidManifest, NoMatchingPlatform, StoreCorrupt
+from ullage.errors import DigestMismatch, InvalidManifest, NoMatchingPlatform, SizeMismatch, StoreCorrupt
 from ullage.manifest import (
     MAX_DOCUMENT_BYTES,
     Descriptor,
@@ -66,6 +66,7 @@ class Resolver:
 
     Args:
         asked: the platform that the caller asked for; None for this machine's.
+        look_only: give no names to what turns out to be here; plan it like everything else.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Resolver:
         repo: RegistryRepo,
         spec: ImageSpec,
         asked: Platform | None,
+        *,
+        look_only: bool = False,
     ) -> None:
         self._repository = repository
         self._files = files
@@ -82,6 +85,7 @@ class Resolver:
         self._spec = spec
         self._reference = spec.normalised()
         self._asked = asked
+        self._look_only = look_only
         self._platform = Platform.of_host() if asked is None else asked
         self._configs: dict[Digest, bytes] = {}
 
@@ -196,6 +200,12 @@ class Resolver:
         with self._repo.open_blob(descriptor.digest, size=descriptor.size) as stream:
             while len(data) <= descriptor.size and (chunk := stream.read(_CHUNK_BYTES)):
                 data += chunk
+        if len(data) != descriptor.size:
+            raise SizeMismatch(
+                f"size mismatch: expected {descriptor.size} bytes of {descriptor.digest}, got {len(data)}",
+                expected_bytes=descriptor.size,
+                actual_bytes=len(data),
+            )
         hasher = Hasher(descriptor.digest)
         hasher.update(data)
         if not hasher.matches:
