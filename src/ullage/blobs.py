@@ -32,6 +32,8 @@ from ullage.errors import (
     StoreReadOnly,
 )
 
+from ullage.locks import LeaseLock
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -255,6 +257,20 @@ class BlobFiles:
             self._move_to_trash(path)
 
     # ------------------------------------------------------------------ the rest
+
+    def new_lease(self) -> LeaseLock:
+        """
+        The lock of a new lease, held; its token is the name of its file.
+        """
+        with _translated():
+            return LeaseLock.create(self.leases)
+
+    def take_lease(self, token: str) -> LeaseLock | None:
+        """
+        The lock of a dead owner's lease; None while the owner lives.
+        """
+        with _translated():
+            return LeaseLock.take(self.leases, token)
 
     def lease_tokens(self) -> list[str]:
         """

@@ -16,11 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
-import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ullage.errors import (
@@ -33,10 +30,9 @@ from ullage.errors import (
     StoreBusy,
     StoreError,
 )
-from ullage.locks import LeaseLock
 from ullage.manifest import MAX_DOCUMENT_BYTES, is_image_config, parse_config
 from ullage.model import ImageStatus, PullProgress, PullStatus
-from ullage.recovery import RESUMABLE_BYTES, give_back, reap, sweep, sweep_quietly
+from ullage.recovery import RESUMABLE_BYTES, give_back, owner_name, reap, sweep, sweep_quietly
 from ullage.repository import Edge, NewImage, Owner
 from ullage.resolve import Resolver
 
@@ -52,7 +48,7 @@ if TYPE_CHECKING:
     from ullage.repository import Claims, ImageRepository
     from ullage.resolve import Plan
 
-__all__ = ["Pull", "owner_name"]
+__all__ = ["Pull"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -130,23 +126,21 @@ class Pull:
         found = self._until_done(executor.submit(self._resolver.resolve))
         if isinstance(found, ImageStatus):
             return found
-        lock = LeaseLock.create(self._files.leases)
+        lock = self._files.new_lease()
         token = lock.token
         try:
-            owner = Owner(token, owner_name(), os.getpid())
-            claims = self._admit(owner, found.wanted)
-            try:
-                self._sizes = {d: found.wanted[d] for d in claims.owned}
-                self._present_bytes = sum(found.wanted[d] for d in claims.present)
-                image = self._fetch_all(executor, token, found, claims)
-                self._files.publish(self._arrived)
-                return self._repository.complete(token, sorted(self._arrived), image, found.naming)
-            except BaseException as error:
-                executor.shutdown(wait=False, cancel_futures=True)
-                self._repo.abort()
-                executor.shutdown(wait=True)  # nobody writes to our ingests any more
-                self._abandon(token, error)
-                raise
+            claims = self._admit(Owner(token, owner_name(), os.getpid()), found.wanted)
+            self._sizes = {d: found.wanted[d] for d in claims.owned}
+            self._present_bytes = sum(found.wanted[d] for d in claims.present)
+            image = self._fetch_all(executor, token, found, claims)
+            self._files.publish(self._arrived)
+            return self._repository.complete(token, sorted(self._arrived), image, found.naming)
+        except BaseException as error:
+            executor.shutdown(wait=False, cancel_futures=True)
+            self._repo.abort()
+            executor.shutdown(wait=True)  # nobody writes to our ingests any more
+            self._abandon(token, error)
+            raise
         finally:
             lock.drop()
 
@@ -377,10 +371,3 @@ class Pull:
             blob_done_bytes=done,
             blob_total_bytes=0 if blob is None else self._sizes.get(blob, 0),
         )
-
-
-def owner_name() -> str:
-    """
-    Who we are, for people: host and program.
-    """
-    return f"{socket.gethostname()} {Path(sys.argv[0]).name or 'python'}"

@@ -7,10 +7,12 @@ Cost is what was in flight or doomed; no directory of blobs is ever scanned.
 from __future__ import annotations
 
 import logging
+import socket
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ullage.errors import DiskFull, ImageError
-from ullage.locks import LeaseLock
 from ullage.model import Reclaimed
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = [
     "RESUMABLE_BYTES",
     "collect",
     "give_back",
+    "owner_name",
     "reap",
     "recover",
     "sweep",
@@ -49,7 +52,7 @@ def recover(repository: ImageRepository, files: BlobFiles) -> None:
     known = set(repository.tokens())
     for token in files.lease_tokens():
         # The lock first and the row second: a file whose row is still to come is locked by its owner.
-        if token not in known and (lock := LeaseLock.take(files.leases, token)) is not None:
+        if token not in known and (lock := files.take_lease(token)) is not None:
             lock.drop()
 
 
@@ -61,7 +64,7 @@ def reap(repository: ImageRepository, files: BlobFiles, *, tokens: Iterable[str]
     """
     reaped = False
     for token in repository.tokens() if tokens is None else tokens:
-        lock = LeaseLock.take(files.leases, token)
+        lock = files.take_lease(token)
         if lock is None:
             continue
         try:
@@ -155,3 +158,10 @@ def with_headroom(files: BlobFiles, action: Callable[[], _T]) -> _T:
         if not files.give_up_headroom():
             raise
     return action()
+
+
+def owner_name() -> str:
+    """
+    Who we are, for people: host and program.
+    """
+    return f"{socket.gethostname()} {Path(sys.argv[0]).name or 'python'}"
