@@ -153,8 +153,7 @@ class Database:
             StoreReadOnly: the database was opened so.
             RuleBroken: a constraint or a trigger refused a statement.
         """
-        if self.read_only:
-            raise StoreReadOnly("the store was opened read-only")
+        self.require_writable()
         with self._gate(), self._writer.connect() as connection:
             driver = connection.connection.dbapi_connection
             assert driver is not None
@@ -169,6 +168,14 @@ class Database:
             self._writes_since_checkpoint += 1
             if self._writes_since_checkpoint >= _CHECKPOINT_EVERY:
                 self._checkpoint(driver)
+
+    def require_writable(self) -> None:
+        """
+        Raises:
+            StoreReadOnly: no write transaction may be asked for.
+        """
+        if self.read_only:
+            raise StoreReadOnly("the store was opened read-only")
 
     @contextmanager
     def rebuild(self) -> Iterator[Connection]:

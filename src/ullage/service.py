@@ -31,7 +31,6 @@ from ullage.errors import (
     UnsupportedContent,
 )
 from ullage.filesystem import require_suitable
-from ullage.locks import LeaseLock
 from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 from ullage.model import (
     DEFAULT_MAX_STORAGE,
@@ -41,13 +40,15 @@ from ullage.model import (
     ImageStatus,
     ImageStorage,
     Problem,
+    PullPlan,
     PullPolicy,
     Reclaimed,
     StorageUsage,
 )
 from ullage.platform import Platform
-from ullage.pull import Pull, owner_name
-from ullage.recovery import collect, give_back, recover, sweep_quietly, with_headroom
+from ullage.planning import plan_pull
+from ullage.pull import Pull
+from ullage.recovery import collect, give_back, owner_name, recover, sweep_quietly, with_headroom
 from ullage.reference import ImageSpec, Reference
 from ullage.registry import RegistryClient
 from ullage.repository import ImageRepository, Owner
@@ -157,9 +158,13 @@ class ImageService:
                 clock=clock,
                 evict=evict,
             )
-            if not read_only:
-                recover(service._repository, files)
-                service._set_limits(max_storage, min_free)
+            try:
+                if not read_only:
+                    recover(service._repository, files)
+                    service._set_limits(max_storage, min_free)
+            except BaseException:
+                service._closed = True  # the caller never had it, and cannot close it
+                raise
         except BaseException:
             database.close()
             raise
@@ -240,6 +245,7 @@ class ImageService:
             raise ImageNotFound(
                 f"{reference.familiar} is not here, and may not be pulled", image=str(reference)
             )
+        self._database.require_writable()  # before anybody is asked anything
         if isinstance(self._registry, SimulatedRegistry):
             return self._register_simulated(self._registry, spec)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -256,6 +262,36 @@ class ImageService:
             evict=self._policy is not None if evict is None else evict,
         ).run()
         return self._used(status)
+
+    def plan_pull(
+        self,
+        image: str | ImageSpec,
+        *,
+        auth: AuthConfig | None = None,
+        platform: str | Platform | None = None,
+        evict: bool | None = None,
+    ) -> PullPlan:
+        """
+        What `pull_image` would do now: what would be fetched, whether it fits, which images would go for it.
+
+        Asks the registry for the manifest and changes nothing here: the admission is rehearsed and rolled back.
+
+        Raises:
+            InvalidReference, AuthenticationFailed, RegistryUnavailable, PullFailed: as `pull_image` does, but not for
+                want of room.
+        """
+        spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
+        if isinstance(self._registry, SimulatedRegistry):
+            raise UnsupportedContent("a simulated registry has nothing to plan")
+        return plan_pull(
+            repository=self._repository,
+            files=self._files,
+            registry=self._registry,
+            spec=spec,
+            auth=auth,
+            platform=Platform.parse(platform) if isinstance(platform, str) else platform,
+            evict=self._policy is not None if evict is None else evict,
+        )
 
     def register_image(
         self, image: str | ImageSpec, *, size: int, digest: str | None = None, platform: str | None = None
@@ -440,7 +476,8 @@ class ImageService:
         Raises:
             ImageNotFound: there is no such image.
         """
-        lock = LeaseLock.create(self._files.leases)
+        self._database.require_writable()
+        lock = self._files.new_lease()
         try:
             status = self._repository.hold(Owner(lock.token, owner_name(), os.getpid()), _key(image))
             try:
