@@ -27,8 +27,10 @@ __all__ = [
     "Finding",
     "ImageStatus",
     "ImageStorage",
+    "PlannedBlob",
     "Problem",
     "ProgressCallback",
+    "PullPlan",
     "PullPolicy",
     "PullProgress",
     "PullStatus",
@@ -256,3 +258,35 @@ class Finding:
     level: str
     text: str
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBlob:
+    """
+    One blob of a pull that was only planned. ``state`` is present, fetch, or awaited (somebody fetches it now).
+    """
+
+    digest: str
+    size: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlan:
+    """
+    What a pull would do: ``digest`` is what the reference resolves to now.
+
+    ``fetch_bytes`` is what would come over the network, ``present_bytes`` what is here. When it does not fit,
+    ``refusal`` says why, with the numbers; when images would have to go for it, they are in ``evicted``.
+    """
+
+    reference: str
+    digest: str
+    platform: str | None
+    blobs: tuple[PlannedBlob, ...]
+    fetch_bytes: int
+    present_bytes: int
+    awaited_bytes: int
+    fits: bool
+    refusal: str | None = None
+    evicted: tuple[Evicted, ...] = ()

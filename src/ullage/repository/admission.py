@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ullage.model import Evicted, StorageUsage
 
-__all__ = ["BLOBS", "Admission", "Claims", "Files", "as_json"]
+__all__ = ["BLOBS", "Admission", "Claims", "Files", "Untouched", "as_json"]
 
 
 class Files(Protocol):
@@ -39,6 +39,24 @@ class Files(Protocol):
     def discard(self, digests: Sequence[Digest]) -> None: ...
 
     def free_bytes(self) -> int: ...
+
+
+class Untouched:
+    """
+    Files that a dry run may look at, and does not touch.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def is_here(self, digest: Digest, size: int) -> bool:
+        return self._files.is_here(digest, size)
+
+    def discard(self, digests: Sequence[Digest]) -> None:
+        pass  # the transaction is rolled back, so the files have to stay
+
+    def free_bytes(self) -> int:
+        return self._files.free_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from sqlalchemy import insert, select, text, update
 
 from ullage.digest import Digest
 from ullage.errors import StoreCorrupt
-from ullage.repository.admission import BLOBS, Admission, as_json
+from ullage.repository.admission import BLOBS, Admission, Untouched, as_json
 from ullage.repository.images import find, name_image
 from ullage.repository.leases import end_lease, lease_id_of
 from ullage.repository.records import Records
@@ -113,20 +113,20 @@ class Pulls(Records):
             SizeMismatch: a blob that is here has another size than the manifest says.
         """
         with self._database.write() as connection:
-            lease_id = connection.execute(
-                insert(leases)
-                .values(
-                    token=owner.token,
-                    purpose="pull",
-                    reference=reference,
-                    status="downloading",
-                    owner=owner.name,
-                    pid=owner.pid,
-                    created_at=self._now(),
-                )
-                .returning(leases.c.id)
-            ).scalar_one()
+            lease_id = self._insert_lease(connection, owner, reference)
             return self._admission(connection, lease_id, files, evict=evict).claim(wanted)
+
+    def rehearse(
+        self, owner: Owner, reference: str, wanted: Mapping[Digest, int], files: Files, *, evict: bool = False
+    ) -> Claims:
+        """
+        What `admit` would do, by the same transaction rolled back. One write that leaves nothing. Raises the same.
+        """
+        with self._database.write() as connection:
+            lease_id = self._insert_lease(connection, owner, reference)
+            claims = self._admission(connection, lease_id, Untouched(files), evict=evict).claim(wanted)
+            connection.rollback()
+            return claims
 
     def claim(self, token: str, wanted: Mapping[Digest, int], files: Files, *, evict: bool = False) -> Claims:
         """
@@ -162,6 +162,22 @@ class Pulls(Records):
             return status
 
     # ------------------------------------------------------------------ inside those transactions
+
+    def _insert_lease(self, connection: Connection, owner: Owner, reference: str) -> int:
+        lease_id: int = connection.execute(
+            insert(leases)
+            .values(
+                token=owner.token,
+                purpose="pull",
+                reference=reference,
+                status="downloading",
+                owner=owner.name,
+                pid=owner.pid,
+                created_at=self._now(),
+            )
+            .returning(leases.c.id)
+        ).scalar_one()
+        return lease_id
 
     def _admission(self, connection: Connection, lease_id: int, files: Files, *, evict: bool) -> Admission:
         return Admission(connection, lease_id, files, evict=evict, now=self._now())
