@@ -14,7 +14,9 @@ from sqlalchemy import Connection, create_engine, event
 from ullage.schema import metadata
 
 
-def _include_object(_object: object, _name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:  # noqa: FBT001 -- Alembic's signature
+def _include_object(
+    _object: object, _name: str | None, kind: str, reflected: bool, compare_to: object
+) -> bool:  # noqa: FBT001 -- Alembic's signature
     # Views are reflected as nothing and declared as tables for queries: the golden schema file watches them.
     return not (kind == "table" and getattr(_object, "info", {}).get("is_view"))
 
@@ -37,7 +39,9 @@ def _run(connection: Connection) -> None:
 
 def _developer_engine():  # noqa: ANN202 -- an Engine
     root = context.get_x_argument(as_dictionary=True).get("root")
-    url = f"sqlite:///{Path(root) / 'ullage.db'}" if root else context.config.get_main_option("sqlalchemy.url")
+    url = (
+        f"sqlite:///{Path(root) / 'ullage.db'}" if root else context.config.get_main_option("sqlalchemy.url")
+    )
     engine = create_engine(url)
 
     @event.listens_for(engine, "connect")

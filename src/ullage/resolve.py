@@ -103,7 +103,7 @@ class Resolver:
         if head is not None:
             # What was asked for by digest is held to that, whatever the registry calls it.
             digest = self._reference.digest or head.digest
-            if (here := self._here(digest)) is not None:
+            if not self._look_only and (here := self._here(digest)) is not None:
                 return here
             raw, media_type = self._document(digest, head.media_type)
         else:
