@@ -35,6 +35,8 @@ _HOMES: Final = {
     "df": "storage",
     "quota": "storage",
     "gc": "storage",
+    "check": "care",
+    "doctor": "care",
     "demo": "demo",
 }
 

@@ -15,10 +15,11 @@ from ullage.cli.failures import describe, tell
 from ullage.cli.opening import StoreCommand, changing, current_root, there_is_a_store
 from ullage.cli.output import emit, emit_json, say
 from ullage.cli.progress import progress
-from ullage.errors import ImageError, ImageNotFound, InvalidReference
+from ullage.errors import ImageError, ImageNotFound, InvalidReference, StorageLimitExceeded
+from ullage.sizes import human
 
 if TYPE_CHECKING:
-    from ullage.model import AuthConfig, ImageStatus
+    from ullage.model import AuthConfig, ImageStatus, PullPlan
 
 __all__ = ["pull"]
 
@@ -52,6 +53,17 @@ __all__ = ["pull"]
     help="Whether an image that is here is taken as it is, asked for anew, or must be here.",
 )
 @click.option("--plain-http", is_flag=True, help="Speak HTTP to the registry, not HTTPS.")
+@click.option(
+    "--evict",
+    is_flag=True,
+    help="Let images go to make room: the least recently used first, never one that is pinned or held. All "
+    "fits and they go, or nothing goes.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only say what would be fetched, whether it fits, and which images --evict would take.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each image, one a line.")
 @click.option(
@@ -68,6 +80,8 @@ def pull(
     platform: str | None,
     policy: str,
     plain_http: bool,
+    evict: bool,
+    dry_run: bool,
     quiet: bool,
     as_json: bool,
     timeout: float | None,
@@ -86,6 +100,13 @@ def pull(
     from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
     from ullage.registry import RegistryClient  # noqa: PLC0415
 
+    if dry_run:
+        with changing(registry=RegistryClient(plain_http=plain_http)) as service:
+            plans = [service.plan_pull(image, auth=auth, platform=platform, evict=evict) for image in images]
+        for plan in plans:
+            emit_json(plan) if as_json else _print_plan(plan)
+        return 0 if all(plan.fits for plan in plans) else StorageLimitExceeded.exit_code
+
     exit_code = 0
     cancel = threading.Event()
     with (
@@ -103,6 +124,7 @@ def pull(
                         timeout=timeout,
                         cancel=cancel,
                         on_progress=shown,
+                        evict=evict,
                     )
             except ImageError as error:
                 stop.check()
@@ -123,6 +145,19 @@ def _print(status: ImageStatus, *, as_json: bool) -> None:
     else:
         emit(status.image_id)
     sys.stdout.flush()  # whoever reads along need not wait for the other images
+
+
+def _print_plan(plan: PullPlan) -> None:
+    emit(f"{plan.reference}: {plan.digest}")
+    for name, size in (
+        ("to fetch", plan.fetch_bytes),
+        ("on its way", plan.awaited_bytes),
+        ("here", plan.present_bytes),
+    ):
+        emit(f"  {name:<10}  {human(size)}")
+    for victim in plan.evicted:
+        emit(f"  would evict {' '.join(victim.repo_tags) or victim.image_id}: {human(victim.freed_bytes)}")
+    emit(f"  {'fits' if plan.fits else plan.refusal}")
 
 
 def _auth(creds: str | None, images: tuple[str, ...], *, from_stdin: bool) -> AuthConfig | None:

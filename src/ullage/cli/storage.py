@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -13,7 +14,7 @@ from ullage.cli.output import emit, emit_json, plain, say, short, table
 from ullage.sizes import human, parse
 
 if TYPE_CHECKING:
-    from ullage.model import ImageStatus, ImageStorage, Reclaimed, StorageUsage
+    from ullage.model import Evicted, EvictionPolicy, ImageStatus, ImageStorage, Reclaimed, StorageUsage
     from ullage.service import ImageService
 
 __all__ = ["df", "gc", "quota"]
@@ -31,6 +32,27 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
             return value if isinstance(value, int) else parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Age(click.ParamType):  # type: ignore[type-arg]
+    """
+    A length of time: 90s, 10m, 12h, 30d, or plain seconds.
+    """
+
+    name = "age"
+    _UNITS: ClassVar = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:  # noqa: ANN401
+        if isinstance(value, timedelta):
+            return value
+        number, unit = (value[:-1], value[-1]) if value[-1:] in self._UNITS else (value, "s")
+        try:
+            age = timedelta(seconds=float(number) * self._UNITS[unit])
+        except (ValueError, OverflowError):
+            self.fail(f"not a length of time: {value}: 90s, 10m, 12h and 30d are", param, ctx)
+        if age < timedelta(0):
+            self.fail(f"a negative age: {value}", param, ctx)
+        return age
 
 
 @click.command(
@@ -93,7 +115,9 @@ def df(*, verbose: bool, as_json: bool) -> None:
     epilog="""\b
     Examples:
       ullage quota
-      ullage quota --max 20GiB""",
+      ullage quota --max 20GiB
+      ullage quota --max 5GiB --evict
+      ullage quota --min-free 2GiB""",
 )
 @click.option(
     "--max",
@@ -104,27 +128,54 @@ def df(*, verbose: bool, as_json: bool) -> None:
     "Ki, Mi, Gi, Ti (powers of 1024: 1Mi is 1048576 bytes), with or without a B.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object with the columns of the view storage_usage."
+    "--min-free",
+    "min_free",
+    type=_Size(),
+    metavar="SIZE",
+    help="Set what pulls leave free on the filesystem, whatever the limit says.",
 )
-def quota(*, max_bytes: int | None, as_json: bool) -> None:
+@click.option(
+    "--evict",
+    is_flag=True,
+    help="Remove images until what is used fits under the limit: the least recently used first, never one "
+    "that is pinned or held.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object with the columns of the view storage_usage, min_free_bytes and evicted.",
+)
+def quota(*, max_bytes: int | None, min_free: int | None, evict: bool, as_json: bool) -> None:
     """
     Show or set the storage limit.
 
     The limit is kept in the store, whoever opens it. A pull that does not fit under it is refused before its
-    first byte. A limit below what is used admits nothing more, and removes nothing.
+    first byte. A limit below what is used admits nothing more, and removes nothing but with --evict.
     """
-    if max_bytes is None:
+    evicted: list[Evicted] = []
+    if max_bytes is None and min_free is None and not evict:
         with looking() as service:
             usage = _nothing() if service is None else service.usage()
+            min_free = 0 if service is None else service.min_free()
     else:
-        with changing(max_storage=max_bytes) as service:
-            usage = service.usage()
+        with changing(max_storage=None if evict else max_bytes) as service:
+            if min_free is not None:
+                service.set_min_free(min_free)
+            if evict:
+                limit = service.usage().max_bytes if max_bytes is None else max_bytes
+                evicted = service.set_max_storage(limit, evict=True)
+            usage, min_free = service.usage(), service.min_free()
     if as_json:
-        emit_json(usage)
+        emit_json({**plain(usage), "min_free_bytes": min_free, "evicted": plain(evicted)})
     else:
+        for image in evicted:
+            emit(_evicted(image))
         emit(f"limit      {human(usage.max_bytes)}")
         emit(f"used       {human(usage.used_bytes)}")
         emit(f"available  {human(usage.available_bytes)}")
+        if min_free:
+            emit(f"min free   {human(min_free)}")
     if usage.used_bytes + usage.reserved_bytes > usage.max_bytes:
         over = usage.used_bytes + usage.reserved_bytes - usage.max_bytes
         say(f"warning: {human(over)} over the limit: nothing more is admitted until that much is removed")
@@ -135,33 +186,89 @@ def quota(*, max_bytes: int | None, as_json: bool) -> None:
     epilog="""\b
     Examples:
       ullage gc
+      ullage gc --dry-run
+      ullage gc --high 85 --low 80 --min-age 10m --max-age 30d
       sqlite3 ROOT/ullage.db 'select * from reclaimable'   what it would free""",
 )
+@click.option(
+    "--high",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Evict images when more than this share of the limit is used. Default, when any of these options is "
+    "given: 85.",
+)
+@click.option(
+    "--low", type=click.FloatRange(0, 100), metavar="PERCENT", help="Evict down to this share. Default: 80."
+)
+@click.option(
+    "--min-age", type=_Age(), metavar="AGE", help="Spare what was used within this time. Default: 2m."
+)
+@click.option("--max-age", type=_Age(), metavar="AGE", help="Evict what was not used for this time.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with what was freed.")
-def gc(*, as_json: bool) -> None:
+def gc(
+    *,
+    high: float | None,
+    low: float | None,
+    min_age: timedelta | None,
+    max_age: timedelta | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """
     Free what nothing needs.
 
-    That is content which no image names, and what interrupted pulls had received and could go on with. No
-    image is removed. What it says is freed is gone from the disk.
+    That is content which no image names, and what interrupted pulls had received and could go on with. Images
+    go only by --high, --low, --min-age or --max-age, which mean what kubelet means by them: the least recently
+    used first, never one that is pinned or held. What it says is freed is gone from the disk.
     """
-    freed = _collected()
+    freed = _collected(_policy(high, low, min_age, max_age), dry_run=dry_run)
     if as_json:
         emit_json(freed)
         return
+    for image in freed.images:
+        emit(_evicted(image))
     total = human(freed.blob_bytes + freed.partial_bytes)
     counts = f"{_count(freed.blob_count, 'blob')}, {_count(freed.partial_count, 'partial blob')}"
-    emit(f"freed {total}: {counts}")
+    emit(f"{'would free' if dry_run else 'freed'} {total}: {counts}")
 
 
-def _collected() -> Reclaimed:
+def _policy(
+    high: float | None, low: float | None, min_age: timedelta | None, max_age: timedelta | None
+) -> EvictionPolicy | None:
+    if high is None and low is None and min_age is None and max_age is None:
+        return None
+    from ullage.model import EvictionPolicy  # noqa: PLC0415
+
+    default = EvictionPolicy()
+    if high is None and low is None:
+        # An age alone is about age: no watermark makes anything else go.
+        high = low = 100
+    high = default.high_watermark * 100 if high is None else high
+    low = min(high, default.low_watermark * 100) if low is None else low
+    if low > high:
+        raise click.UsageError("--low is above --high", click.get_current_context())
+    return EvictionPolicy(
+        high_watermark=high / 100,
+        low_watermark=low / 100,
+        minimum_age=default.minimum_age if min_age is None else min_age,
+        maximum_age=max_age,
+    )
+
+
+def _collected(policy: EvictionPolicy | None, *, dry_run: bool) -> Reclaimed:
     with looking() as service:
         if service is None:
             from ullage.model import Reclaimed  # noqa: PLC0415 -- what is light to load is loaded late all the same
 
             return Reclaimed()
     with changing() as writer:
-        return writer.collect()
+        return writer.collect(policy, dry_run=dry_run)
+
+
+def _evicted(image: Evicted) -> str:
+    names = " ".join((*image.repo_tags, *image.repo_digests)) or image.image_id
+    return f"evicted {names}: {human(image.freed_bytes)} ({image.reason})"
 
 
 def _nothing() -> StorageUsage:
