@@ -140,7 +140,9 @@ class Admission:
         self._evictor: Evictor | None = None
         self._gave_up_partials = False
         self._discarded_bytes = 0
+        self._given_up: list[Digest] = []
         self._before: StorageUsage | None = None
+        self._taken_bytes = 0
 
     def claim(self, wanted: Mapping[Digest, int]) -> Claims:
         """
@@ -153,6 +155,8 @@ class Admission:
         absent = found.absent_of(wanted)
         to_fetch = sum(absent.values()) + sum(wanted[d] - here for d, here in found.resumable.items())
         growth = to_fetch + sum(wanted[digest] for digest in found.doomed)
+        if growth:
+            self._before = usage(self._connection)
         if to_fetch:
             self._check_disk(to_fetch, wanted)
         for statement, digests, parameters in (
@@ -162,8 +166,12 @@ class Admission:
         ):
             if digests:
                 self._reserve(statement, digests, parameters, wanted, growth)
+                self._taken_bytes += sum(wanted[d] - found.resumable.get(d, 0) for d in digests)
         if found.doomed:
             self._execute(_LEASE, found.doomed, lease_id=self._lease_id)
+        if self._given_up:
+            # Last of all: a refusal undoes rows, and would not bring a file back.
+            self._files.discard(self._given_up)
         return Claims(
             present=frozenset(found.present | found.doomed),
             owned=frozenset(found.owned | absent.keys() | found.resumable.keys()),
@@ -204,7 +212,7 @@ class Admission:
         if gone:
             self._execute(_SWEPT, gone)
         if unusable:
-            self._files.discard(unusable)
+            self._given_up += unusable
             self._connection.execute(
                 update(ingests).where(ingests.c.digest.in_(unusable)).values(state="discarded")
             )
@@ -226,7 +234,11 @@ class Admission:
             except RuleBroken as error:
                 if not self._make_room(wanted):
                     raise limit_exceeded(
-                        self._connection, error, needed_bytes=growth, before=self._before
+                        self._connection,
+                        error,
+                        needed_bytes=growth,
+                        before=self._before,
+                        taken_bytes=self._taken_bytes,
                     ) from error
             else:
                 return
@@ -255,20 +267,20 @@ class Admission:
         """
         if not self._gave_up_partials:
             self._gave_up_partials = True
-            given_up = discard_partials(self._connection, self._files.discard, keep=list(wanted))
+            given_up = discard_partials(self._connection, self._given_up.extend, keep=list(wanted))
             self._discarded_bytes = sum(size for _, size in given_up)
             if given_up:
                 return True
         if not self._evict:
             return False
         if self._evictor is None:
-            self._before = usage(self._connection)
+            before = usage(self._connection)
             doom_garbage(self._connection)
             spare = self._connection.execute(
                 select(images.c.id).where(images.c.image_id.in_(list(wanted)))
             ).scalars()
             self._evictor = Evictor(self._connection, before=self._now, spare=set(spare))
-            if usage(self._connection).available_bytes > self._before.available_bytes:
+            if usage(self._connection).available_bytes > before.available_bytes:
                 return True
         return self._evictor.evict_one("pull")
 

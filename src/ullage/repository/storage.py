@@ -158,23 +158,30 @@ def discard_partials(
     discarded = [(Digest(digest), size) for digest, size in rows]
     if discarded:
         digests = [digest for digest, _ in discarded]
-        remove(digests)
         connection.execute(update(ingests).where(ingests.c.digest.in_(digests)).values(state="discarded"))
+        remove(digests)
     return discarded
 
 
 def limit_exceeded(
-    connection: Connection, error: RuleBroken, *, needed_bytes: int, before: StorageUsage | None = None
+    connection: Connection,
+    error: RuleBroken,
+    *,
+    needed_bytes: int,
+    before: StorageUsage | None = None,
+    taken_bytes: int = 0,
 ) -> Exception:
     """
     The refusal of ``store_limit`` with its numbers; any other refusal as it is.
 
-    *before* is the usage before an eviction that was not enough: what it freed was reclaimable, and is undone.
+    *before* is the usage before room was made, which was not enough: what that freed was reclaimable, and is undone,
+    and so are *taken_bytes*, which were reserved already.
     """
     if error.rule != LIMIT_RULE:
         return error
     now = usage(connection)
     said = now if before is None else before
+    freed_bytes = said.used_bytes + said.reserved_bytes + taken_bytes - now.used_bytes - now.reserved_bytes
     reclaimable_bytes: int = connection.execute(_RECLAIMABLE_BYTES).scalar_one()
     total = images.c.size
     pinned: int = connection.execute(select(_sum(total)).where(images.c.pinned == 1)).scalar_one()
@@ -185,9 +192,7 @@ def limit_exceeded(
         max_bytes=said.max_bytes,
         used_bytes=said.used_bytes,
         reserved_bytes=said.reserved_bytes,
-        reclaimable_bytes=reclaimable_bytes
-        if before is None
-        else now.available_bytes - before.available_bytes,
+        reclaimable_bytes=reclaimable_bytes + freed_bytes,
         pinned_bytes=pinned,
         held_bytes=held,
     )
