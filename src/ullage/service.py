@@ -20,11 +20,13 @@ from ullage import migrate
 from ullage.blobs import BlobFiles
 from ullage.check import Checker
 from ullage.database import Database
-from ullage.digest import Digest
+from ullage.digest import CONTENT_ALGORITHMS, Digest
 from ullage.doctor import examine
 from ullage.errors import (
+    ImageInUse,
     ImageNotFound,
     InvalidReference,
+    StorageLimitExceeded,
     StoreBusy,
     StoreError,
     StoreReadOnly,
@@ -48,7 +50,7 @@ from ullage.model import (
 from ullage.platform import Platform
 from ullage.planning import plan_pull
 from ullage.pull import Pull
-from ullage.recovery import collect, give_back, owner_name, recover, sweep_quietly, with_headroom
+from ullage.recovery import collect, give_back, owner_name, reap, recover, sweep_quietly, with_headroom
 from ullage.reference import ImageSpec, Reference
 from ullage.registry import RegistryClient
 from ullage.repository import ImageRepository, Owner
@@ -245,7 +247,9 @@ class ImageService:
             raise ImageNotFound(
                 f"{reference.familiar} is not here, and may not be pulled", image=str(reference)
             )
-        self._database.require_writable()  # before anybody is asked anything
+        # Before anybody is asked anything.
+        _require_content(reference.digest)
+        self._database.require_writable()
         if isinstance(self._registry, SimulatedRegistry):
             return self._register_simulated(self._registry, spec)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -304,6 +308,8 @@ class ImageService:
 
         Raises:
             StorageLimitExceeded: *size* bytes do not fit.
+            ImageAlreadyExists: *digest* is an image that is here with its content.
+            UnsupportedContent: *digest* is of an algorithm that is not content's.
             ValueError: *size* is negative or absurd.
         """
         if not 0 <= size <= 1 << 50:
@@ -311,15 +317,40 @@ class ImageService:
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
         named = None if digest is None else Digest.parse(digest)
         identity = named or spec.normalised().digest or SimulatedRegistry().image_id(spec)
-        return self._repository.register(spec, image_id=identity, digest=named, size=size, platform=platform)
+        for each in (identity, spec.normalised().digest):
+            _require_content(each)
+        normalised = None if platform is None else str(Platform.parse(platform).normalised())
+        return self._with_room(
+            lambda: self._repository.register(
+                spec, image_id=identity, digest=named, size=size, platform=normalised
+            )
+        )
 
     def _register_simulated(self, registry: SimulatedRegistry, spec: ImageSpec) -> ImageStatus:
-        return self._repository.register(
-            spec,
-            image_id=registry.image_id(spec),
-            digest=registry.compute_digest(spec),
-            size=registry.estimate_image_size(spec),
+        return self._with_room(
+            lambda: self._repository.register(
+                spec,
+                image_id=registry.image_id(spec),
+                digest=registry.compute_digest(spec),
+                size=registry.estimate_image_size(spec),
+            )
         )
+
+    def _with_room(self, register: Callable[[], ImageStatus]) -> ImageStatus:
+        """
+        One transaction; when that is refused, and what the dead left would make the room, another after it is gone.
+        """
+        try:
+            return register()
+        except StorageLimitExceeded:
+            reap(self._repository, self._files)
+        try:
+            return register()
+        except StorageLimitExceeded as error:
+            if error.needed_bytes > error.available_bytes + error.reclaimable_bytes:
+                raise
+            collect(self._repository, self._files)
+        return register()
 
     # ------------------------------------------------------------------ look
 
@@ -412,7 +443,13 @@ class ImageService:
             ImageInUse: somebody holds it.
             StoreBusy: another process held the write lock for too long.
         """
-        removed = with_headroom(self._files, lambda: self._repository.remove(_key(image)))
+        try:
+            removed = with_headroom(self._files, lambda: self._repository.remove(_key(image)))
+        except ImageInUse:
+            # A hold ends with its process, and the dead cannot say so.
+            if not reap(self._repository, self._files):
+                raise
+            removed = with_headroom(self._files, lambda: self._repository.remove(_key(image)))
         if removed is None:
             if missing_ok:
                 return
@@ -619,6 +656,14 @@ class ImageService:
         except (StoreBusy, StoreReadOnly):
             return status  # the image is here all the same; the next use notes it
         return self._repository.find(status.id) or status
+
+
+def _require_content(digest: Digest | None) -> None:
+    if digest is not None and digest.algorithm not in CONTENT_ALGORITHMS:
+        raise UnsupportedContent(
+            f"unsupported digest algorithm for content: {digest.algorithm}",
+            hint="content is named by sha256 or sha512",
+        )
 
 
 def _check_limit(name: str, limit: int | None) -> None:

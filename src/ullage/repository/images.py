@@ -220,6 +220,7 @@ class Images(Records):
 
         Raises:
             StorageLimitExceeded: *size* does not fit.
+            ImageAlreadyExists: the image is here with its content.
         """
         reference = spec.normalised()
         with self._database.write() as connection:
@@ -228,9 +229,19 @@ class Images(Records):
             ).first()
             if known is not None:
                 return image_status(known)
-            row_id = connection.execute(select(images.c.id).where(images.c.image_id == image_id)).scalar()
-            if row_id is None:
+            here = connection.execute(
+                select(images.c.id, images.c.registered_bytes).where(images.c.image_id == image_id)
+            ).first()
+            if here is not None and here.registered_bytes is None:
+                raise ImageAlreadyExists(
+                    f"image {image_id} is here with its content, and nothing of it is kept elsewhere",
+                    reference=str(reference),
+                    hint="tag it instead",
+                )
+            if here is None:
                 row_id = self._insert_registered(connection, spec, image_id, size, platform)
+            else:
+                row_id = here.id
             now = self._now()
             if reference.digest is None:
                 name_image(connection, repo_tags, str(reference), row_id, digest=digest, now=now)
