@@ -47,6 +47,8 @@ __all__ = ["ImageKey", "Images", "find", "name_image"]
 #: What a host may name an image by: the row's id, an image id or a prefix of one, or a reference.
 ImageKey = int | str
 
+#: Characters of a reference in a row; a check in the tables says the same.
+_MAX_LENGTH: Final = 1024
 _HEX: Final = re.compile(r"(?:sha256:|sha512:)?([0-9a-f]{4,128})")
 
 
@@ -361,6 +363,8 @@ def find(connection: Connection, key: ImageKey) -> ImageStatus | None:
     See `Images.find`.
     """
     if isinstance(key, int):
+        if not 0 < key < 1 << 63:
+            return None  # no row has such an id, and the driver takes no such number
         row = connection.execute(_BY_ID, {"id": key}).first()
         return None if row is None else image_status(row)
     prefix = _HEX.fullmatch(key)
@@ -437,7 +441,15 @@ def name_image(
 ) -> None:
     """
     Write one row of either table of references, moving the reference if it denotes something else.
+
+    Raises:
+        InvalidReference: it is longer than any that can be reached: only a domain can be that long.
     """
+    if len(reference) > _MAX_LENGTH:
+        raise InvalidReference(
+            f"reference too long to keep: {len(reference)} characters, limit {_MAX_LENGTH}",
+            reference=reference,
+        )
     values = {
         "image_id": row_id,
         "manifest_id": manifest_id,
