@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ullage.blobs import REPLACEMENT_SUFFIX, Ingest
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
 from ullage.errors import ImageError, ImageNotFound, InvalidReference
-from ullage.locks import FileLock, LeaseLock
+from ullage.locks import FileLock
 from ullage.model import Problem
 from ullage.recovery import give_back
 from ullage.reference import Reference
@@ -82,7 +82,7 @@ class Checker:
 
     def _dead_leases(self) -> Iterator[Problem]:
         for token in [] if self._look_only else self._repository.tokens():
-            lock = LeaseLock.take(self._files.leases, token)
+            lock = self._files.take_lease(token)
             if lock is None:
                 continue
             try:

@@ -8,7 +8,6 @@ import os
 from typing import TYPE_CHECKING
 
 from ullage.errors import DiskFull, StorageLimitExceeded
-from ullage.locks import LeaseLock
 from ullage.model import PlannedBlob, PullPlan
 from ullage.recovery import owner_name
 from ullage.repository import Claims, Owner
@@ -46,7 +45,7 @@ def plan_pull(
     plan = Resolver(repository, files, repo, spec, platform, look_only=True).resolve()
     assert isinstance(plan, Plan), "who only looks is not told that it is here"
     wanted = plan.wanted
-    lock = LeaseLock.create(files.leases)
+    lock = files.new_lease()
     refusal = None
     try:
         owner = Owner(lock.token, owner_name(), os.getpid())
