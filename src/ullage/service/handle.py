@@ -1,0 +1,116 @@
+"""
+What every part of the service shares: the store that is open, and how a host names an image in it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Self
+
+from ullage.errors import (
+    ImageNotFound,
+    StoreBusy,
+    StoreReadOnly,
+)
+from ullage.model import (
+    EvictionPolicy,
+    ImageStatus,
+)
+from ullage.reference import ImageSpec
+from ullage.repository import ImageRepository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ullage.blobs import BlobFiles
+    from ullage.database import Database
+    from ullage.registry import RegistryClient
+    from ullage.simulated import SimulatedRegistry
+
+
+__all__ = ["Handle", "ImageLike", "key_of", "shown"]
+
+#: How a host names an image: the row's id, an image id or a prefix of one, a reference, a spec, or a status.
+ImageLike = int | str | ImageSpec | ImageStatus
+
+#: `last_used_at` is not written more often than this.
+_TOUCH_AFTER: Final = timedelta(minutes=1)
+
+
+class Handle:
+    """
+    An open store. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: BlobFiles,
+        database: Database,
+        registry: RegistryClient | SimulatedRegistry,
+        clock: Callable[[], datetime],
+        evict: EvictionPolicy | None,
+    ) -> None:
+        self._files = files
+        self._database = database
+        self._registry = registry
+        self._clock = clock
+        self._policy = evict
+        self._repository = ImageRepository(database, clock=clock)
+        self._closed = False
+
+    def close(self) -> None:
+        """
+        Close every connection. Safe to call twice.
+        """
+        if not self._closed:
+            self._closed = True
+            self._registry.close()
+            self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # getattr: an __init__ that raised leaves an object without it.
+        if not getattr(self, "_closed", True):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<ImageService {self._files.root}>"
+
+    def _get(self, image: ImageLike) -> ImageStatus:
+        status = self._repository.find(key_of(image))
+        if status is None:
+            raise ImageNotFound(f"no such image: {shown(image)}", image=str(key_of(image)))
+        return status
+
+    def _used(self, status: ImageStatus) -> ImageStatus:
+        """
+        Note the use, unless it was noted a moment ago.
+        """
+        if self._database.read_only or self._clock() - status.last_used_at < _TOUCH_AFTER:
+            return status
+        try:
+            self._repository.touch([status.id])
+        except (StoreBusy, StoreReadOnly):
+            return status  # the image is here all the same; the next use notes it
+        return self._repository.find(status.id) or status
+
+
+def key_of(image: ImageLike) -> int | str:
+    if isinstance(image, ImageStatus):
+        return image.id
+    if isinstance(image, ImageSpec):
+        return str(image.normalised())
+    return image
+
+
+def shown(image: ImageLike) -> str:
+    key = key_of(image)
+    return f"id {key}" if isinstance(key, int) else key

@@ -1,0 +1,104 @@
+"""
+The verbs that look: listing, status, manifest, config, blobs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ullage.digest import Digest
+from ullage.errors import (
+    ImageNotFound,
+    UnsupportedContent,
+)
+from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
+from ullage.reference import ImageSpec
+from ullage.service.handle import Handle, ImageLike, key_of, shown
+
+if TYPE_CHECKING:
+    from ullage.model import (
+        ImageStatus,
+    )
+
+__all__ = ["Looking"]
+
+
+class Looking(Handle):
+    """
+    The part of `ImageService` that is about what is here.
+    """
+
+    def list_images(self) -> list[ImageStatus]:
+        """
+        Every image, by id, as of one moment.
+        """
+        return self._repository.all()
+
+    def image_status(self, image: ImageLike) -> ImageStatus | None:
+        """
+        One image; None when it is not here.
+
+        Raises:
+            InvalidReference: *image* cannot name one, or is a prefix of several ids.
+        """
+        return self._repository.find(key_of(image))
+
+    def image_status_by_ref(self, reference: str | ImageSpec) -> ImageStatus | None:
+        """
+        The image that a reference denotes; None when there is none.
+        """
+        spec = reference if isinstance(reference, ImageSpec) else ImageSpec.parse(reference)
+        return self._repository.known(spec.normalised())
+
+    def image_count(self) -> int:
+        """
+        How many images there are.
+        """
+        return self._repository.usage().image_count
+
+    def manifest(self, image: ImageLike) -> Manifest:
+        """
+        The manifest of an image, read from its blob and verified.
+
+        Raises:
+            ImageNotFound: there is no such image, or the host keeps its content elsewhere.
+        """
+        content = self._repository.content_of(key_of(image))
+        if content is None:
+            raise ImageNotFound(f"no such image: {shown(image)}", image=str(key_of(image)))
+        for role, digest, media_type in content:
+            if role == "manifest":
+                raw = self._files.read(Digest(digest), max_bytes=MAX_DOCUMENT_BYTES)
+                parsed = parse_document(raw, media_type=media_type, digest=Digest(digest))
+                assert isinstance(parsed, Manifest), "the role says so"
+                return parsed
+        raise ImageNotFound(f"the content of image {shown(image)} is not kept here", image=str(key_of(image)))
+
+    def config(self, image: ImageLike) -> dict[str, Any]:
+        """
+        The config of an image as its JSON says. Opens no file.
+
+        Raises:
+            ImageNotFound: there is no such image.
+            UnsupportedContent: it is an artifact, or registered: it has no image config.
+        """
+        status = self._get(image)
+        text = self._repository.config_of(status.id)
+        if text is None:
+            raise UnsupportedContent(f"image {status.image_id} has no image config")
+        parsed = json.loads(text)
+        assert isinstance(parsed, dict), "checked when it was pulled"
+        return parsed
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        """
+        The bytes of a blob that is here, for reading. Close it; hold its image while you read.
+
+        Raises:
+            ImageNotFound: no such blob is here.
+        """
+        named = Digest.parse(digest)
+        if not self._repository.ready(named):
+            raise ImageNotFound(f"no blob {named} is here", image=named)
+        return self._files.open(named)

@@ -1,0 +1,299 @@
+"""
+`ImageService`: the store as a host sees it.
+
+The verbs and defaults are those of the Kubernetes CRI ImageService. This module decides the order of things; rows are
+the repository's, files are `BlobFiles`', HTTP is the registry client's.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from ullage import migrate
+from ullage.blobs import BlobFiles
+from ullage.database import Database
+from ullage.digest import CONTENT_ALGORITHMS, Digest
+from ullage.errors import (
+    ImageNotFound,
+    StorageLimitExceeded,
+    StoreError,
+    UnsupportedContent,
+)
+from ullage.filesystem import require_suitable
+from ullage.model import (
+    DEFAULT_MAX_STORAGE,
+    EvictionPolicy,
+    ImageStatus,
+    PullPlan,
+    PullPolicy,
+)
+from ullage.planning import plan_pull
+from ullage.platform import Platform
+from ullage.pull import Pull
+from ullage.recovery import collect, reap, recover, with_headroom
+from ullage.reference import ImageSpec
+from ullage.registry import RegistryClient
+from ullage.service.changing import Changing
+from ullage.service.storing import Storing, check_limit
+from ullage.simulated import SimulatedRegistry
+
+if TYPE_CHECKING:
+    import os
+    import threading
+    from collections.abc import Callable
+
+    from ullage.model import AuthConfig, ProgressCallback
+
+__all__ = ["ImageService"]
+
+
+class ImageService(Changing, Storing):
+    """
+    A store of container images under one directory.
+
+    Threads may share a service, and processes may share a root; after a fork the child goes on with connections of
+    its own. Close it, or use it as a context manager.
+
+    >>> import tempfile
+    >>> from ullage import ImageService, SimulatedRegistry
+    >>> with tempfile.TemporaryDirectory() as root, ImageService.open(root, registry=SimulatedRegistry()) as images:
+    ...     images.pull_image("nginx").repo_tags
+    ('docker.io/library/nginx:latest',)
+    """
+
+    DEFAULT_MAX_STORAGE: Final = DEFAULT_MAX_STORAGE
+
+    @classmethod
+    def open(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        max_storage: int | None = None,
+        min_free: int | None = None,
+        evict: EvictionPolicy | None = None,
+        registry: RegistryClient | SimulatedRegistry | None = None,
+        read_only: bool = False,
+        busy_timeout_seconds: float = 60.0,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> Self:
+        """
+        Open the store under *root*, making it when there is none.
+
+        What processes that died left is recovered first, at the cost of what they had in flight.
+
+        Args:
+            max_storage: the storage limit in bytes, kept in the store; a new store has 10 GiB without it.
+            min_free: bytes that pulls leave free on the filesystem, kept in the store; 0 without it.
+            evict: pulls of this service may evict to make room, and `collect` obeys this policy.
+            registry: where pulls go; a `RegistryClient` of its own by default. It is closed with the service.
+            read_only: look, and change nothing; there must be a store.
+            busy_timeout_seconds: how long a write waits for its turn before `StoreBusy`.
+            clock: what time it is, in UTC. For tests.
+
+        Raises:
+            StoreError: *root* is no directory that can hold a store; see its subclasses.
+            ValueError: *max_storage* is negative or absurd.
+        """
+        for name, limit in (("max_storage", max_storage), ("min_free", min_free)):
+            check_limit(name, limit)
+        files = BlobFiles(Path(root).absolute())
+        path = files.root / "ullage.db"
+        require_suitable(files.root)
+        if not read_only:
+            files.prepare()
+        elif not path.exists():
+            raise StoreError(f"there is no store in {files.root}")
+        database = Database(
+            path, gate=files.root / "gate", read_only=read_only, timeout_seconds=busy_timeout_seconds
+        )
+        try:
+            if not path.exists():
+                limit = DEFAULT_MAX_STORAGE if max_storage is None else max_storage
+                migrate.create(database, max_bytes=limit)
+            # A full disk has no room for the shared memory that opening needs.
+            with_headroom(files, lambda: migrate.ensure_head(database, max_bytes=DEFAULT_MAX_STORAGE))
+            service = cls(
+                files=files,
+                database=database,
+                registry=RegistryClient() if registry is None else registry,
+                clock=clock,
+                evict=evict,
+            )
+            try:
+                if not read_only:
+                    recover(service._repository, files)
+                    service._set_limits(max_storage, min_free)
+            except BaseException:
+                service._closed = True  # the caller never had it, and cannot close it
+                raise
+        except BaseException:
+            database.close()
+            raise
+        return service
+
+    # ------------------------------------------------------------------ pull
+
+    def pull_image(
+        self,
+        image: str | ImageSpec,
+        *,
+        auth: AuthConfig | None = None,
+        platform: str | Platform | None = None,
+        policy: PullPolicy = PullPolicy.IF_NOT_PRESENT,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+        on_progress: ProgressCallback | None = None,
+        evict: bool | None = None,
+    ) -> ImageStatus:
+        """
+        Have an image: from here when it is known, else from its registry.
+
+        Whether it fits under the storage limit is decided in one transaction before the first byte of content. When
+        this returns, the image's rows and bytes are on disk, verified. When it raises, nothing of it is here but
+        resumable bytes of large blobs, which are charged and are the first to give way.
+
+        Args:
+            platform: ``os/arch[/variant]`` to choose from an index; this machine's by default.
+            policy: whether a known reference is answered without a request (the default), asked for anew, or must
+                be here.
+            timeout: seconds for all of it.
+            cancel: set it, from any thread, to end the pull.
+            on_progress: called in this thread, at most some twenty times a second for each blob that moves.
+            evict: whether the least recently used images may go to make room, never a pinned or held one; as the
+                service was opened by default. It all fits and they go, or nothing goes.
+
+        Raises:
+            InvalidReference: *image* or *platform* does not parse.
+            ImageNotFound: the policy is NEVER and it is not here.
+            AuthenticationFailed, RegistryUnavailable: the registry did not let us, or did not answer.
+            PullFailed: it ended without an image; see its subclasses.
+            StoreError: the store could not do it.
+        """
+        spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
+        reference = spec.normalised()
+        asked = Platform.parse(platform) if isinstance(platform, str) else platform
+        if policy is not PullPolicy.ALWAYS or isinstance(self._registry, SimulatedRegistry):
+            known = self._repository.known(
+                reference, platform=None if asked is None else str(asked.normalised())
+            )
+            if known is not None:
+                return self._used(known)
+        if policy is PullPolicy.NEVER:
+            raise ImageNotFound(
+                f"{reference.familiar} is not here, and may not be pulled", image=str(reference)
+            )
+        # Before anybody is asked anything.
+        _require_content(reference.digest)
+        self._database.require_writable()
+        if isinstance(self._registry, SimulatedRegistry):
+            return self._register_simulated(self._registry, spec)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        status = Pull(
+            repository=self._repository,
+            files=self._files,
+            registry=self._registry,
+            spec=spec,
+            auth=auth,
+            platform=asked,
+            deadline=deadline,
+            cancel=cancel,
+            on_progress=on_progress,
+            evict=self._policy is not None if evict is None else evict,
+        ).run()
+        return self._used(status)
+
+    def plan_pull(
+        self,
+        image: str | ImageSpec,
+        *,
+        auth: AuthConfig | None = None,
+        platform: str | Platform | None = None,
+        evict: bool | None = None,
+    ) -> PullPlan:
+        """
+        What `pull_image` would do now: what would be fetched, whether it fits, which images would go for it.
+
+        Asks the registry for the manifest and changes nothing here: the admission is rehearsed and rolled back.
+
+        Raises:
+            InvalidReference, AuthenticationFailed, RegistryUnavailable, PullFailed: as `pull_image` does, but not for
+                want of room.
+        """
+        spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
+        if isinstance(self._registry, SimulatedRegistry):
+            raise UnsupportedContent("a simulated registry has nothing to plan")
+        return plan_pull(
+            repository=self._repository,
+            files=self._files,
+            registry=self._registry,
+            spec=spec,
+            auth=auth,
+            platform=Platform.parse(platform) if isinstance(platform, str) else platform,
+            evict=self._policy is not None if evict is None else evict,
+        )
+
+    def register_image(
+        self, image: str | ImageSpec, *, size: int, digest: str | None = None, platform: str | None = None
+    ) -> ImageStatus:
+        """
+        Charge an image whose bytes the host keeps elsewhere: it has a row and no file here.
+
+        A known reference is answered with its image. *digest* is what the reference resolves to, if the host
+        knows; the image is told apart by it, or else by its name.
+
+        Raises:
+            StorageLimitExceeded: *size* bytes do not fit.
+            ImageAlreadyExists: *digest* is an image that is here with its content.
+            UnsupportedContent: *digest* is of an algorithm that is not content's.
+            ValueError: *size* is negative or absurd.
+        """
+        if not 0 <= size <= 1 << 50:
+            raise ValueError(f"size: {size} is not between 0 and 1 PiB")
+        spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
+        named = None if digest is None else Digest.parse(digest)
+        identity = named or spec.normalised().digest or SimulatedRegistry().image_id(spec)
+        for each in (identity, spec.normalised().digest):
+            _require_content(each)
+        normalised = None if platform is None else str(Platform.parse(platform).normalised())
+        return self._with_room(
+            lambda: self._repository.register(
+                spec, image_id=identity, digest=named, size=size, platform=normalised
+            )
+        )
+
+    def _register_simulated(self, registry: SimulatedRegistry, spec: ImageSpec) -> ImageStatus:
+        return self._with_room(
+            lambda: self._repository.register(
+                spec,
+                image_id=registry.image_id(spec),
+                digest=registry.compute_digest(spec),
+                size=registry.estimate_image_size(spec),
+            )
+        )
+
+    def _with_room(self, register: Callable[[], ImageStatus]) -> ImageStatus:
+        """
+        One transaction; when that is refused, and what the dead left would make the room, another after it is gone.
+        """
+        try:
+            return register()
+        except StorageLimitExceeded:
+            reap(self._repository, self._files)
+        try:
+            return register()
+        except StorageLimitExceeded as error:
+            if error.needed_bytes > error.available_bytes + error.reclaimable_bytes:
+                raise
+            collect(self._repository, self._files)
+        return register()
+
+
+def _require_content(digest: Digest | None) -> None:
+    if digest is not None and digest.algorithm not in CONTENT_ALGORITHMS:
+        raise UnsupportedContent(
+            f"unsupported digest algorithm for content: {digest.algorithm}",
+            hint="content is named by sha256 or sha512",
+        )
