@@ -173,6 +173,21 @@ class BlobFiles:
             except FileNotFoundError:
                 return 0
 
+    def keep_partials(self, digests: Iterable[Digest]) -> None:
+        """
+        Sync partial blobs of ours: the row that says how much is here may follow, and no power cut makes it a lie.
+        """
+        paths = [self.ingest_path(digest) for digest in digests]
+        with _translated():
+            for path in paths:
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            if paths:
+                _sync_directory(self._ingest)
+
     def publish(self, digests: Iterable[Digest]) -> None:
         """
         Rename finished ingests to their digests and sync the directories: their rows may follow (I4).
@@ -196,10 +211,15 @@ class BlobFiles:
 
         They are moved aside first, which is quick whatever their size; `empty_trash` unlinks.
         """
+        moved = set()
         with _translated():
             for digest in digests:
                 for path in (self.ingest_path(digest), self.blob_path(digest)):
-                    self._move_to_trash(path)
+                    if self._move_to_trash(path):
+                        moved |= {path.parent, self._trash}
+            # The row ends next. Were it durable before this, a power cut could bring back a file that no row explains.
+            for directory in sorted(moved):
+                _sync_directory(directory)
 
     # ------------------------------------------------------------------ on the way out
 
@@ -227,11 +247,12 @@ class BlobFiles:
                 except FileNotFoundError:
                     continue  # somebody else was quicker
 
-    def _move_to_trash(self, path: Path) -> None:
+    def _move_to_trash(self, path: Path) -> bool:
         try:
             path.rename(self._trash / f"{path.name}.{secrets.token_hex(4)}")
         except FileNotFoundError:
-            return  # it went in an attempt that did not get as far as its row
+            return False  # it went in an attempt that did not get as far as its row
+        return True
 
     # ------------------------------------------------------------------ mending
 

@@ -90,6 +90,7 @@ def give_back(repository: ImageRepository, files: BlobFiles, token: str, *, keep
         else:
             received[digest] = 0
             worthless.append(digest)
+    files.keep_partials(digest for digest, here in received.items() if here)
     files.discard(worthless)
     with_headroom(files, lambda: repository.end(token, received))
     files.empty_trash()
