@@ -306,9 +306,12 @@ class BlobFiles:
         """
         path = self.root / "headroom"
         try:
-            if path.exists() or self.free_bytes() < 4 * _HEADROOM_BYTES:
+            # By its size: one that was made by somebody who died at that is empty.
+            if path.exists() and path.stat().st_size == _HEADROOM_BYTES:
                 return
-            with path.open("xb") as file:
+            if self.free_bytes() < 4 * _HEADROOM_BYTES:
+                return
+            with path.open("ab") as file:  # not "xb": whoever makes it beside us is no failure, and loses nothing
                 os.posix_fallocate(file.fileno(), 0, _HEADROOM_BYTES)
         except (OSError, ImageError):
             # Without it a full disk is harder to clean, and nothing else is: not worth failing for.
