@@ -272,7 +272,7 @@ class Database:
             arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
 
         def connect() -> sqlite3.Connection:
-            uri = f"file:{quote(os.fspath(self.path))}?mode={mode or self._mode}"
+            uri = f"file:{quote(os.fsencode(self.path))}?mode={mode or self._mode}"
             connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
             try:
                 for pragma in (
