@@ -5,6 +5,7 @@ A query as a person would type it: in the ``sqlite3`` shell where there is one, 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import sqlite3
@@ -55,7 +56,9 @@ def _quoted(query: str) -> str:
 
 
 def _print_rows(database: Path, query: str) -> None:
-    with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(
+        sqlite3.connect(f"file:{quote(os.fsencode(database))}?mode=ro", uri=True)
+    ) as connection:
         cursor = connection.execute(query)
         heads = [column[0] for column in cursor.description]
         rows = [["" if cell is None else str(cell) for cell in row] for row in cursor]
