@@ -1,0 +1,422 @@
+"""
+Each method of the repository layer is exactly one transaction, and says of which kind.
+
+Counted from outside: SQLite itself reports every statement that is run on the connections of the store.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+
+from support.images import ImageBuilder
+from support.store import snapshot
+from ullage import Digest, EvictionPolicy, ImageSpec, PullPolicy, Reference, SimulatedRegistry
+from ullage.digest import digest_of
+from ullage.repository import Edge, ImageRepository, Naming, NewImage, Owner
+
+
+@dataclass
+class Transaction:
+    """
+    What ran between a BEGIN and its end.
+    """
+
+    kind: str
+    statements: list[str] = field(default_factory=list)
+    end: str = ""
+
+
+class Trace:
+    """
+    Statements as SQLite ran them. ``transactions`` makes sense of them.
+
+    For each statement of a trigger SQLite reports the one that fired it once more: repetitions are left out.
+    """
+
+    def __init__(self):
+        self.lines = []
+
+    def __call__(self, statement):
+        line = " ".join(statement.split())
+        if not line.startswith("--") and line not in self.lines[-1:]:
+            self.lines.append(line)
+
+    def clear(self):
+        self.lines.clear()
+
+    @property
+    def transactions(self):
+        found, current = [], None
+        for line in self.lines:
+            if line.startswith("BEGIN"):
+                assert current is None, "a transaction in a transaction"
+                current = Transaction({"BEGIN": "read", "BEGIN IMMEDIATE": "write"}[line])
+            elif line in ("COMMIT", "ROLLBACK"):
+                assert current is not None
+                current.end = line
+                found.append(current)
+                current = None
+            elif current is not None:
+                current.statements.append(line)
+            else:
+                assert line.startswith("PRAGMA"), f"outside of any transaction: {line}"
+        assert current is None, "a transaction that nobody ended"
+        return found
+
+
+@pytest.fixture
+def trace():
+    trace = Trace()
+
+    def connected(connection, _record):
+        connection.set_trace_callback(trace)
+
+    event.listen(Pool, "connect", connected)
+    yield trace
+    event.remove(Pool, "connect", connected)
+
+
+@pytest.fixture
+def kinds(trace):
+    """
+    The kinds of the transactions since the trace was cleared.
+    """
+    return lambda: [each.kind for each in trace.transactions]
+
+
+@pytest.fixture
+def image(registry):
+    return ImageBuilder(registry, "app").layer({"etc/a": b"a"}).push("1", "2", "3")
+
+
+# ---------------------------------------------------------------------- the methods of the repository layer
+
+SPEC = ImageSpec("elsewhere", "1")
+NAMED = SPEC.normalised()
+TOKEN = "0123456789abcdef" * 2
+OWNER = Owner(TOKEN, "the test", 1)
+CONTENT = {name: digest_of(name.encode()) for name in ("manifest", "config", "layer")}
+WANTED = {digest: len(name) for name, digest in CONTENT.items()}
+NEW_IMAGE = NewImage(
+    image_id=CONTENT["config"],
+    manifest_digest=CONTENT["manifest"],
+    media_type="application/vnd.oci.image.manifest.v1+json",
+    edges=tuple(Edge(digest, len(name), name, f"application/{name}") for name, digest in CONTENT.items()),
+)
+NAMING = Naming("app", "1", "", "example.com/app", "example.com/app:1", CONTENT["manifest"], None)
+
+
+class NoFiles:
+    """
+    What admission asks of the files, where there are none.
+    """
+
+    def is_here(self, digest, size):
+        return True
+
+    def discard(self, digests):
+        pass
+
+    def free_bytes(self):
+        return 1 << 50
+
+
+def nothing(*_arguments):
+    pass
+
+
+def admitted(repository):
+    repository.admit(OWNER, "example.com/app:1", WANTED, NoFiles())
+
+
+def completed(repository):
+    admitted(repository)
+    return repository.complete(TOKEN, sorted(WANTED), NEW_IMAGE, NAMING)
+
+
+def registered(repository):
+    return repository.register(
+        SPEC, image_id=digest_of(b"elsewhere"), digest=Digest("sha256:" + "0" * 64), size=10
+    )
+
+
+# The method, what has to be before, what it is called with, and how many statements it may take between BEGIN and COMMIT.
+METHODS = {
+    "find": (completed, lambda r: r.find("example.com/app:1"), 1),
+    "all": (completed, lambda r: r.all(), 1),
+    "known": (completed, lambda r: r.known(Reference.parse("example.com/app:1")), 1),
+    "content_of": (completed, lambda r: r.content_of("example.com/app:1"), 3),
+    "config_of": (completed, lambda r: r.config_of(1), 1),
+    "register": (nothing, registered, 7),
+    "tag": (completed, lambda r: r.tag(1, Reference.parse("mine:1")), 6),
+    "untag": (completed, lambda r: r.untag(Reference.parse("example.com/app:1")), 2),
+    "pin": (completed, lambda r: r.pin(1, pinned=True), 3),
+    "remove": (completed, lambda r: r.remove(1), 4),
+    "touch": (completed, lambda r: r.touch([1]), 1),
+    "ready": (completed, lambda r: r.ready(CONTENT["layer"]), 1),
+    "adopt": (completed, lambda r: r.adopt(NAMING, asked=None), 6),
+    "admit": (nothing, admitted, 8),
+    "rehearse": (nothing, lambda r: r.rehearse(OWNER, "x/y:1", WANTED, NoFiles()), 8),
+    "claim": (admitted, lambda r: r.claim(TOKEN, WANTED, NoFiles()), 5),
+    "publish": (admitted, lambda r: r.publish(TOKEN, sorted(WANTED)), 3),
+    "complete": (admitted, lambda r: r.complete(TOKEN, sorted(WANTED), NEW_IMAGE, NAMING), 16),
+    "tokens": (admitted, lambda r: r.tokens(), 1),
+    "ingests_of": (admitted, lambda r: r.ingests_of(TOKEN), 1),
+    "awaited": (admitted, lambda r: r.awaited(sorted(WANTED)), 1),
+    "progress": (admitted, lambda r: r.progress(TOKEN, {CONTENT["layer"]: 1}), 1),
+    "end": (admitted, lambda r: r.end(TOKEN, dict.fromkeys(WANTED, 0)), 4),
+    "hold": (completed, lambda r: r.hold(Owner("f" * 32, "the test", 1), 1), 3),
+    "usage": (completed, lambda r: r.usage(), 1),
+    "image_storage": (completed, lambda r: r.image_storage(1), 1),
+    "view": (completed, lambda r: r.view("problems"), 1),
+    "min_free": (nothing, lambda r: r.min_free(), 1),
+    "doomed": (completed, lambda r: r.doomed(10), 1),
+    "set_limits": (nothing, lambda r: r.set_limits(max_bytes=10), 2),
+    "sweep": (lambda r: (completed(r), r.remove(1)), lambda r: r.sweep(nothing, 10), 2),
+    "collect": (completed, lambda r: r.collect(EvictionPolicy(), nothing), 5),
+    "lower": (completed, lambda r: r.lower(1 << 40, nothing), 5),
+    "damage": (completed, lambda r: r.damage(thorough=True), 1),
+    "row_problems": (completed, lambda r: r.row_problems(), 2),
+    "blob_rows": (completed, lambda r: r.blob_rows(after=0, limit=10), 1),
+    "still_ready": (completed, lambda r: r.still_ready(1), 1),
+    "sources_of": (completed, lambda r: r.sources_of(1), 3),
+    "explained": (completed, lambda r: r.explained(sorted(WANTED), ingests_only=False), 1),
+    "resumable": (completed, lambda r: r.resumable(), 1),
+    "resumable_bytes": (completed, lambda r: r.resumable_bytes(CONTENT["layer"]), 1),
+    "note_verified": (completed, lambda r: r.note_verified([1]), 1),
+    "doom_one": (nothing, lambda r: r.doom_one(1), 1),
+    "replace_file": (completed, lambda r: r.replace_file(1, nothing), 2),
+    "remove_stray": (completed, lambda r: r.remove_stray([CONTENT["layer"]], nothing, ingests_only=False), 1),
+    "discard_partial": (completed, lambda r: r.discard_partial(CONTENT["layer"], nothing), 1),
+    "repair_rows": (completed, lambda r: r.repair_rows(), 24),
+}
+
+
+@pytest.fixture
+def repository(trace, tmp_path, template, root):
+    """
+    The repository layer alone: what is no file is no file.
+    """
+    from ullage.database import Database  # noqa: PLC0415 -- after the trace is in its place
+
+    database = Database(root / "ullage.db", gate=root / "gate")
+    yield ImageRepository(database)
+    database.close()
+
+
+def test_every_method_is_counted():
+    public = {name for name in dir(ImageRepository) if not name.startswith("_")}
+
+    assert public == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_exactly_one_transaction_of_the_kind_that_it_says(name, repository, trace):
+    before, call, most = METHODS[name]
+    before(repository)
+    trace.clear()
+
+    call(repository)
+
+    (transaction,) = trace.transactions
+    says = re.search(r"One (read|write)\b", getattr(ImageRepository, name).__doc__)
+    assert says is not None, "it does not say what it is"
+    assert transaction.kind == says[1]
+    assert transaction.end == ("ROLLBACK" if name == "rehearse" else "COMMIT")
+    assert 1 <= len(transaction.statements) <= most, transaction.statements
+
+
+def test_a_refused_method_is_one_transaction_rolled_back(repository, trace):
+    repository.set_limits(max_bytes=9)
+    trace.clear()
+
+    with pytest.raises(Exception, match="storage limit exceeded"):
+        registered(repository)
+
+    (transaction,) = trace.transactions
+    assert (transaction.kind, transaction.end) == ("write", "ROLLBACK")
+
+
+def test_the_statements_of_a_pull_do_not_grow_with_its_layers(repository, trace):
+    """
+    One statement has them all: three blobs or three hundred.
+    """
+    counts = []
+    for layers in (1, 300):
+        digests = {digest_of(f"{layers} {number}".encode()): 1 for number in range(layers)}
+        wanted = WANTED | digests
+        token = f"{layers:032x}"
+        trace.clear()
+        repository.admit(Owner(token, "the test", 1), "x/y:1", wanted, NoFiles())
+        repository.end(token, dict.fromkeys(wanted, 0))
+        counts.append(sum(len(each.statements) for each in trace.transactions))
+
+    assert counts[0] == counts[1]
+
+
+# ---------------------------------------------------------------------- the verbs of the service
+
+
+class Clock:
+    def __init__(self):
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def traced_store(trace, open_store, clock):
+    """
+    A store whose statements are counted, opened before.
+    """
+    store = open_store(clock=clock)
+    trace.clear()
+    return store
+
+
+def test_a_pull_of_a_known_name_is_one_read_when_it_was_used_a_moment_ago(
+    traced_store, image, trace, kinds, clock
+):
+    traced_store.pull_image(image.reference)
+    clock.now += timedelta(seconds=59)
+    trace.clear()
+
+    traced_store.pull_image(image.reference)
+
+    assert kinds() == ["read"]
+    assert len(trace.transactions[0].statements) == 1
+
+
+def test_a_pull_of_a_known_name_notes_its_use_once_a_minute(traced_store, image, trace, kinds, clock):
+    traced_store.pull_image(image.reference)
+    clock.now += timedelta(minutes=1)
+    trace.clear()
+
+    status = traced_store.pull_image(image.reference)
+
+    assert status.last_used_at == clock.now
+    assert kinds() == ["read", "write", "read"]
+    assert any("synchronous = NORMAL" in line for line in trace.lines), "it costs no fsync"
+    trace.clear()
+    traced_store.pull_image(image.reference)
+    assert kinds() == ["read"]
+
+
+def test_always_of_what_did_not_move_writes_nothing(traced_store, image, trace, kinds):
+    traced_store.pull_image(image.reference)
+    trace.clear()
+
+    traced_store.pull_image(image.reference, policy=PullPolicy.ALWAYS)
+
+    assert set(kinds()) == {"read"}
+
+
+def test_another_tag_of_an_image_that_is_here_is_one_write(traced_store, image, trace, kinds):
+    traced_store.pull_image(image.reference)
+    trace.clear()
+
+    traced_store.pull_image(f"{image.name}:2")
+
+    assert kinds().count("write") == 1
+    assert kinds()[-1] == "write"
+
+
+def test_a_pull_of_bytes_is_two_writes(traced_store, image, trace, kinds):
+    traced_store.pull_image(image.reference)
+
+    writes = [each for each in trace.transactions if each.kind == "write"]
+    assert len(writes) == 2
+    assert any("INSERT INTO leases" in line for line in writes[0].statements)
+    assert any("INSERT INTO images" in line for line in writes[1].statements)
+    assert len(trace.transactions) < 10
+
+
+def test_a_refused_pull_is_one_write_rolled_back(traced_store, image, trace, root):
+    traced_store.set_max_storage(1)
+    before = snapshot(root)
+    trace.clear()
+
+    with pytest.raises(Exception, match="storage limit exceeded"):
+        traced_store.pull_image(image.reference)
+
+    first, *others = (each for each in trace.transactions if each.kind == "write")
+    assert first.end == "ROLLBACK"
+    assert not [line for each in others for line in each.statements if line.startswith("INSERT")]
+    assert snapshot(root) == before
+
+
+def test_a_registered_image_is_one_write(traced_store, trace, kinds):
+    traced_store.register_image("elsewhere:1", size=10)
+
+    assert kinds() == ["write"]
+
+
+def test_a_simulated_pull_is_one_read_and_one_write(trace, open_store, kinds):
+    store = open_store(registry=SimulatedRegistry())
+    trace.clear()
+
+    store.pull_image("nginx")
+
+    assert kinds() == ["read", "write"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [
+        (lambda s, i: s.image_status(i.reference), ["read"]),
+        (lambda s, i: s.image_status_by_ref(i.reference), ["read"]),
+        (lambda s, i: s.list_images(), ["read"]),
+        (lambda s, i: s.image_count(), ["read"]),
+        (lambda s, i: s.usage(), ["read"]),
+        (lambda s, i: s.manifest(i.reference), ["read"]),
+        (lambda s, i: s.tag_image(i.reference, "mine:1"), ["write"]),
+        (lambda s, i: s.untag_image(i.reference), ["write"]),
+        (lambda s, i: s.pin_image(i.reference), ["write"]),
+        (lambda s, i: s.set_max_storage(1 << 30), ["write"]),
+    ],
+    ids="status by_ref list count usage manifest tag untag pin limit".split(),
+)
+def test_a_verb_is_one_transaction(verb, expected, traced_store, image, trace, kinds):
+    traced_store.pull_image(image.reference)
+    trace.clear()
+
+    verb(traced_store, image)
+
+    assert kinds() == expected
+
+
+def test_looking_at_an_image_costs_the_same_however_many_there_are(traced_store, trace):
+    """
+    By an index, never by reading the table: SQLite's own plan says so.
+    """
+    traced_store.register_image("elsewhere:1", size=10)
+    trace.clear()
+    traced_store.image_status("elsewhere:1")
+    (lookup,) = trace.transactions[0].statements
+
+    with traced_store._database.read() as connection:
+        plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {lookup}")]
+
+    assert plan
+    assert not [step for step in plan if step.startswith("SCAN")], plan
+
+
+def test_opening_a_store_at_head_writes_nothing(trace, open_store, kinds):
+    open_store().close()
+    trace.clear()
+
+    open_store()
+
+    assert "write" not in kinds()
