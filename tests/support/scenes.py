@@ -1,0 +1,289 @@
+"""
+The stores that the crash tests begin with, and what is done to each.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from support.flows import open_store
+from support.images import ImageBuilder, noise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.images import Image
+    from support.nursery import Child, Nursery
+    from support.registry import FaultRegistry
+
+__all__ = ["SCENES", "Scene", "Workshop"]
+
+#: More than is worth resuming, and more than one chunk of a body.
+LARGE_BYTES = 300_000
+
+
+class Workshop:
+    """
+    What scenes are made with: images in a registry, an empty store to copy, children, and room for stores.
+    """
+
+    def __init__(self, registry: FaultRegistry, nursery: Nursery, room: Path) -> None:
+        self.registry = registry
+        self.nursery = nursery
+        self.room = room
+        base = {"etc/base": noise(2000, "base")}
+        big = noise(LARGE_BYTES, "big")
+        self.small = self._image("small", base, {"bin/small": noise(500, "small")})
+        self.sibling = self._image("sibling", base, {"bin/sibling": noise(700, "sibling")})
+        self.large = self._image("large", base, {"lib/big": big}, {"lib/more": noise(100_000, "more")})
+        self.larger = self._image("larger", {"lib/big": big}, {"lib/larger": noise(50_000, "larger")})
+        self._made = 0
+        self._templates: dict[str, Path] = {}
+
+    def _image(self, name: str, *layers: dict[str, bytes]) -> Image:
+        builder = ImageBuilder(self.registry, name)
+        for each in layers:
+            builder.layer(each)
+        return builder.push("1")
+
+    def new_root(self) -> Path:
+        self._made += 1
+        return self.room / str(self._made)
+
+    def copy(self, root: Path) -> Path:
+        """
+        Another store like this one. Nobody has it open. The headroom is left out: it is made again.
+        """
+        target = self.new_root()
+        if root.exists():
+            shutil.copytree(root, target, ignore=shutil.ignore_patterns("headroom"))
+        return target
+
+    def prepared(self, scene: Scene) -> Path:
+        """
+        The store that a scene begins with, made once.
+        """
+        if scene.name not in self._templates:
+            root = self.new_root()
+            scene.prepare(self, root)
+            shutil.rmtree(root / "headroom", ignore_errors=True)
+            self._templates[scene.name] = root
+        return self._templates[scene.name]
+
+    def arguments(self, scene: Scene) -> dict[str, Any]:
+        """
+        The scene's arguments, with an image's reference for its name.
+        """
+        return {
+            key: getattr(self, value[1:]).reference if isinstance(value, str) and value[0] == "@" else value
+            for key, value in scene.arguments.items()
+        }
+
+    def spawn(self, scene: Scene, root: Path, **how: Any) -> Child:
+        return self.nursery.spawn(
+            scene.flow,
+            root,
+            self.arguments(scene),
+            **{"arm": scene.arm, "options": scene.options(self)} | how,
+        )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """
+    A store and what is done to it.
+    """
+
+    name: str
+    flow: str
+    prepare: Callable[[Workshop, Path], None]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    options: Callable[[Workshop], dict[str, Any]] = lambda _: {}
+    arm: str = "opened"
+    limit_was_lowered: bool = False
+
+
+# ---------------------------------------------------------------------- stores to begin with
+
+
+def _no_store(_workshop: Workshop, _root: Path) -> None:
+    pass
+
+
+def _with(*names: str) -> Callable[[Workshop, Path], None]:
+    def prepare(workshop: Workshop, root: Path) -> None:
+        with open_store(root) as store:
+            for name in names:
+                store.pull_image(getattr(workshop, name).reference)
+
+    return prepare
+
+
+def _after_a_death(
+    flow: str, reference: str, *, kinds: set[str], at: int, first: tuple[str, ...] = ()
+) -> Any:
+    """
+    A store in which somebody died; nobody recovered it.
+    """
+
+    def prepare(workshop: Workshop, root: Path) -> None:
+        _with(*first)(workshop, root)
+        child = workshop.nursery.spawn(
+            flow,
+            root,
+            {"reference": getattr(workshop, reference).reference},
+            action="die",
+            kinds=kinds,
+            at=at,
+        )
+        child.wait()
+        assert not child.completed, "it was to die"
+
+    return prepare
+
+
+def _with_a_partial(*first: str) -> Callable[[Workshop, Path], None]:
+    def prepare(workshop: Workshop, root: Path) -> None:
+        _with(*first)(workshop, root)
+        digest = workshop.large.layers[1].digest
+        for at in range(2, 9):
+            # Which write is the large layer's depends on the order in which the layers are fetched.
+            tried = workshop.copy(root)
+            child = workshop.nursery.spawn(
+                "pull",
+                tried,
+                {"reference": workshop.large.reference},
+                action="die",
+                kinds={"write"},
+                at=at,
+            )
+            child.wait()
+            open_store(tried).close()
+            if _ask(
+                tried, f"SELECT count(*) FROM ingests WHERE digest = '{digest}' AND received_bytes > 65536"
+            ):
+                shutil.rmtree(root)
+                tried.rename(root)
+                return
+        raise AssertionError("no death left a partial blob")
+
+    return prepare
+
+
+def _littered(workshop: Workshop, root: Path) -> None:
+    """
+    Doomed blobs, blobs that nothing names, and a partial one.
+    """
+    _with_a_partial("small", "sibling")(workshop, root)
+    with closing(sqlite3.connect(root / "ullage.db", isolation_level=None)) as shell:
+        shell.execute("DELETE FROM images WHERE image_id = ?", [workshop.small.image_id])
+        shell.execute("UPDATE blobs SET state = 'doomed' WHERE referenced = 0")
+        shell.execute("DELETE FROM images WHERE image_id = ?", [workshop.sibling.image_id])
+
+
+def _wrecked(workshop: Workshop, root: Path) -> None:
+    """
+    Two pulls died: one in the middle of a blob, one with its files in place and its rows not; and garbage is left.
+    """
+    _after_a_death("pull", "large", kinds={"write"}, at=4, first=("small",))(workshop, root)
+    child = workshop.nursery.spawn(
+        "pull", root, {"reference": workshop.sibling.reference}, action="die", kinds={"rename"}, at=4
+    )
+    child.wait()
+    assert not child.completed
+    with closing(sqlite3.connect(root / "ullage.db", isolation_level=None)) as shell:
+        shell.execute("DELETE FROM images WHERE image_id = ?", [workshop.small.image_id])
+        shell.execute(
+            "UPDATE blobs SET state = 'doomed' WHERE referenced = 0"
+            " AND NOT EXISTS (SELECT 1 FROM lease_blobs WHERE blob_id = blobs.id)"
+        )
+
+
+def _damaged(workshop: Workshop, root: Path) -> None:
+    """
+    One blob is gone, one has other bytes, one that nothing names is gone, and files are here that nobody knows.
+    """
+    _with("small", "large")(workshop, root)
+
+    def path(digest: str) -> Path:
+        return root / "blobs" / "sha256" / digest.partition(":")[2]
+
+    path(workshop.small.layers[1].digest).unlink()
+    bad = path(workshop.large.layers[2].digest)
+    bad.chmod(0o644)
+    bad.write_bytes(b"x" * workshop.large.layers[2].size)
+    path(workshop.large.config.digest).unlink()
+    stray = path("sha256:" + "ab" * 32)
+    stray.write_bytes(b"nobody's")
+    (root / "ingest" / ("cd" * 32)).write_bytes(b"nobody's")
+
+
+def _ask(root: Path, sql: str) -> Any:
+    with closing(sqlite3.connect(root / "ullage.db")) as shell:
+        return shell.execute(sql).fetchone()[0]
+
+
+def _room_for_one(workshop: Workshop) -> dict[str, Any]:
+    return {"max_storage": workshop.large.size + 1000}
+
+
+def _no_room(workshop: Workshop) -> dict[str, Any]:
+    return {"max_storage": workshop.large.size - 1}
+
+
+SCENES: dict[str, Scene] = {
+    scene.name: scene
+    for scene in (
+        Scene("a store is made", "nothing", _no_store, arm="start"),
+        Scene("a store is opened", "nothing", _with("small"), arm="start"),
+        Scene("the first pull", "pull", _with(), {"reference": "@small"}),
+        Scene("the first pull of large blobs", "pull", _with(), {"reference": "@large"}),
+        Scene("a pull that shares layers", "pull", _with("small"), {"reference": "@sibling"}),
+        Scene("a pull that goes on with a partial blob", "pull", _with_a_partial(), {"reference": "@large"}),
+        Scene(
+            "a pull that takes doomed blobs back",
+            "pull what was doomed",
+            _with("small"),
+            {"reference": "@small"},
+        ),
+        Scene(
+            "a pull that evicts",
+            "pull",
+            _with("small", "sibling"),
+            {"reference": "@large", "evict": True},
+            _room_for_one,
+        ),
+        Scene(
+            "a pull that takes the room of a partial blob",
+            "pull",
+            _with_a_partial(),
+            {"reference": "@larger"},
+            lambda workshop: {"max_storage": workshop.larger.size},
+        ),
+        Scene(
+            "a pull that does not fit",
+            "pull what does not fit",
+            _with_a_partial("small"),
+            {"reference": "@larger", "evict": True},
+            lambda workshop: {"max_storage": workshop.larger.size - 1},
+        ),
+        Scene("a pull after others died", "pull", _wrecked, {"reference": "@large"}, arm="start"),
+        Scene("a removal", "remove", _with("small"), {"reference": "@small"}),
+        Scene(
+            "a removal of what shares layers", "remove", _with("small", "sibling"), {"reference": "@small"}
+        ),
+        Scene("a collection", "collect", _littered, arm="start"),
+        Scene("a hold", "hold", _with("small"), {"reference": "@small"}),
+        Scene("names", "name", _with("small"), {"reference": "@small", "tag": "other:1"}),
+        Scene("a limit", "limit", _with("small"), {"max_bytes": 1 << 20}),
+        Scene("a limit below use", "limit", _with("small"), {"max_bytes": 1000}, limit_was_lowered=True),
+        Scene("a limit that evicts", "limit", _with("small", "sibling"), {"max_bytes": 5000, "evict": True}),
+        Scene("a repair", "repair", _damaged),
+        Scene("a recovery", "nothing", _wrecked, arm="start"),
+    )
+}
