@@ -68,7 +68,11 @@ class FileLock:
             return lock
         waiter = _Waiter(path)
         descriptor = waiter.wait(timeout_seconds)
-        return None if descriptor is None else cls(path, descriptor)
+        if descriptor is None:
+            return None
+        lock = cls(path, descriptor)
+        waiter.hand_over()
+        return lock
 
     @property
     def is_held(self) -> bool:
@@ -80,9 +84,7 @@ class FileLock:
         """
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            # Unlocking before closing lets go even while a forked child still has a copy of the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            _let_go(descriptor)
 
     def _forget_after_fork(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -159,6 +161,7 @@ class _Waiter:
         self._arrived = threading.Event()
         self._mutex = threading.Lock()
         self._given_up = False
+        _waiting.add(self)
         threading.Thread(target=self._queue, name=f"ullage-wait-{path.name}", daemon=True).start()
 
     def _queue(self) -> None:
@@ -171,7 +174,8 @@ class _Waiter:
                 self._descriptor = None
         with self._mutex:
             if self._given_up and self._descriptor is not None:
-                os.close(self._descriptor)
+                _let_go(self._descriptor)
+                self._descriptor = None
             self._arrived.set()
 
     def wait(self, timeout_seconds: float) -> int | None:
@@ -180,9 +184,25 @@ class _Waiter:
         except BaseException:
             # Ctrl-C while waiting: the lock must not arrive at nobody.
             if self._give_up() and self._descriptor is not None:
-                os.close(self._descriptor)
+                _let_go(self._descriptor)
+                self._descriptor = None
             raise
         return None if not self._give_up() else self._descriptor
+
+    def hand_over(self) -> None:
+        """
+        The descriptor is somebody else's now.
+        """
+        self._descriptor = None
+
+    def forget_after_fork(self) -> None:
+        """
+        In a child there is nobody to wait; a copy of the descriptor would keep a lock that arrives at the parent.
+        """
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # closed already, with the lock that it became
+                os.close(descriptor)
 
     def _give_up(self) -> bool:
         """
@@ -193,13 +213,23 @@ class _Waiter:
             return not self._given_up
 
 
+def _let_go(descriptor: int) -> None:
+    # Unlocking before closing lets go even while a forked child still has a copy of the descriptor.
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_waiting: weakref.WeakSet[_Waiter] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
     for lock in list(_held):
         lock._forget_after_fork()  # noqa: SLF001 -- same module
     _held.clear()
+    for waiter in list(_waiting):
+        waiter.forget_after_fork()
+    _waiting.clear()
 
 
 os.register_at_fork(after_in_child=_forget_all)
