@@ -118,15 +118,16 @@ class Changing(Looking):
             ImageNotFound: there is no such image.
         """
         self._database.require_writable()
+        repository = self._repository
         lock = self._files.new_lease()
         try:
-            status = self._repository.hold(Owner(lock.token, owner_name(), os.getpid()), key_of(image))
+            status = repository.hold(Owner(lock.token, owner_name(), os.getpid()), key_of(image))
             try:
                 yield status
             finally:
                 if (
                     lock.is_held
                 ):  # not so in a child that was forked inside the block: the hold is the parent's
-                    give_back(self._repository, self._files, lock.token, keep=False)
+                    give_back(repository, self._files, lock.token, keep=False)
         finally:
             lock.drop()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from ullage.errors import (
     ImageNotFound,
     StoreBusy,
+    StoreError,
     StoreReadOnly,
 )
 from ullage.model import (
@@ -57,8 +58,18 @@ class Handle:
         self._registry = registry
         self._clock = clock
         self._policy = evict
-        self._repository = ImageRepository(database, clock=clock)
+        self._rows = ImageRepository(database, clock=clock)
         self._closed = False
+
+    @property
+    def _repository(self) -> ImageRepository:
+        """
+        Raises:
+            StoreError: it was closed. A pull that another thread has under way still gives back what it has.
+        """
+        if self._closed:
+            raise StoreError(f"the store in {self._files.root} was closed")
+        return self._rows
 
     def close(self) -> None:
         """
