@@ -38,11 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["REPLACEMENT_SUFFIX", "BlobFiles", "Ingest"]
+__all__ = ["BlobFiles", "Ingest"]
 
 _CHUNK_BYTES: Final = 1 << 20
-#: The ending of files that are to replace bad blobs.
-REPLACEMENT_SUFFIX: Final = ".repair"
 #: What a removal may need for its transaction: WAL, shared memory, a directory block.
 _HEADROOM_BYTES: Final = 8 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -188,6 +186,16 @@ class BlobFiles:
             if paths:
                 _sync_directory(self._ingest)
 
+    def partial_bytes(self, digest: Digest) -> int:
+        """
+        The size of a partial blob's file; 0 when there is none.
+        """
+        with _translated():
+            try:
+                return self.ingest_path(digest).stat().st_size
+            except FileNotFoundError:
+                return 0
+
     def publish(self, digests: Iterable[Digest]) -> None:
         """
         Rename finished ingests to their digests and sync the directories: their rows may follow (I4).
@@ -255,12 +263,6 @@ class BlobFiles:
         return True
 
     # ------------------------------------------------------------------ mending
-
-    def replacement_path(self, digest: Digest) -> Path:
-        """
-        Where a bad blob is written anew, under a name that nobody has.
-        """
-        return self._ingest / f"{digest.encoded}.{secrets.token_hex(4)}{REPLACEMENT_SUFFIX}"
 
     def replace(self, digest: Digest, replacement: Path) -> None:
         """

@@ -12,10 +12,9 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from ullage.blobs import REPLACEMENT_SUFFIX, Ingest
+from ullage.blobs import Ingest
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
 from ullage.errors import ImageError, ImageNotFound, InvalidReference
-from ullage.locks import FileLock
 from ullage.model import Problem
 from ullage.recovery import give_back
 from ullage.reference import Reference
@@ -147,17 +146,15 @@ class Checker:
             return replace(problem, repaired=True)
         if self._registry is None:
             return replace(problem, detail=f"{problem.detail}; remove the image and pull it again")
-        replacement = self._files.replacement_path(row.digest)
-        lock = FileLock.try_acquire(replacement)
-        assert lock is not None, "the name is new"
+        # Written into a lease's file, which nobody touches while we live, and which recovery removes when we do not.
+        lock = self._files.new_lease()
         try:
-            self._fetch_again(row, replacement)
-            self._repository.replace_file(row.id, lambda: self._files.replace(row.digest, replacement))
+            self._fetch_again(row, lock.path)
+            self._repository.replace_file(row.id, lambda: self._files.replace(row.digest, lock.path))
         except ImageError as error:
             return replace(problem, detail=f"{problem.detail}; could not be fetched again: {error}")
         finally:
-            replacement.unlink(missing_ok=True)
-            lock.release()
+            lock.drop()
         return replace(problem, repaired=True)
 
     def _fetch_again(self, row: BlobRow, path: Path) -> None:
@@ -207,8 +204,6 @@ class Checker:
         # The row may have come, or the file gone, since the directory was read.
         if self._repository.explained(digests, ingests_only=algorithm is None) or not path.exists():
             return
-        if _is_being_written(path):
-            return  # the replacement of a bad blob, by another check
         problem = Problem(
             "I2", "file without a row", str(path.relative_to(self._files.root)), "garbage, never damage"
         )
@@ -236,15 +231,6 @@ class Checker:
                 self._files.empty_trash()
                 problem = replace(problem, repaired=True)
             yield problem
-
-
-def _is_being_written(path: Path) -> bool:
-    if not path.name.endswith(REPLACEMENT_SUFFIX):
-        return False
-    lock = FileLock.try_acquire(path)
-    if lock is not None:
-        lock.release()
-    return lock is None
 
 
 def _named(row: BlobRow) -> str:
