@@ -48,7 +48,7 @@ def recovered(workshop, scene, root, child, expected):
         assert audit.of_wreck(root, **lowered) == []
     with open_store(root, **scene.options(workshop)) as store:
         if is_damaged:
-            assert not list(root.glob("ingest/*.repair"))
+            assert not [*(root / "trash").iterdir(), *(root / "leases").iterdir()]
         else:
             assert store.check(digests=True) == []
         assert broken_promises(store, child.said) == []

@@ -43,7 +43,7 @@ def of_wreck(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
     found += [
         f"I2: file without a row: ingest/{name}"
         for name in _names(root, "ingest")
-        if name not in announced and not name.endswith(".repair")
+        if name not in announced
     ]
     return found + [
         f"I8: lease without its file: {token}" for token in tokens if not (root / "leases" / token).exists()
