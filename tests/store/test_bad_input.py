@@ -1,8 +1,8 @@
 """
 Pulls that go badly: a typed exception with facts, and nothing left behind.
 
-The fixture ``unchanged`` compares every row and every file before and after. What is allowed to stay are resumable bytes
-of large blobs after a broken connection, a cancel or a crash: they are charged, and the next pull proves them.
+The fixture ``unchanged`` compares every row and every file before and after. What is allowed to stay are resumable
+bytes of large blobs after a broken connection, a cancel or a crash: they are charged, and the next pull proves them.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_remove_image_by_ref(svc, test_spec):
 def test_storage_limit(open_store, test_spec):
     svc = open_store(registry=SimulatedRegistry(), max_storage=1024)
 
-    with pytest.raises(StorageLimitExceeded, match="^storage limit exceeded") as raised:
+    with pytest.raises(StorageLimitExceeded, match=r"^storage limit exceeded") as raised:
         svc.pull_image(test_spec)
 
     assert isinstance(raised.value, PullFailed)

@@ -146,7 +146,7 @@ def registered(repository):
     )
 
 
-# The method, what has to be before, what it is called with, and how many statements it may take between BEGIN and COMMIT.
+# The method, what has to be before, what it is called with, and how many statements it may take.
 METHODS = {
     "find": (completed, lambda r: r.find("example.com/app:1"), 1),
     "all": (completed, lambda r: r.all(), 1),
@@ -386,7 +386,7 @@ def test_a_simulated_pull_is_one_read_and_one_write(trace, open_store, kinds):
         (lambda s, i: s.pin_image(i.reference), ["write"]),
         (lambda s, i: s.set_max_storage(1 << 30), ["write"]),
     ],
-    ids="status by_ref list count usage manifest tag untag pin limit".split(),
+    ids=["status", "by ref", "list", "count", "usage", "manifest", "tag", "untag", "pin", "limit"],
 )
 def test_a_verb_is_one_transaction(verb, expected, traced_store, image, trace, kinds):
     traced_store.pull_image(image.reference)

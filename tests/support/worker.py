@@ -4,8 +4,8 @@ Another process with the same store: it does what it is told, one verb at a time
     with Worker(root) as worker:
         worker.call("pull_image", image.reference)
 
-`Worker.send` and `Worker.answer` are the two halves of `Worker.call`. What it may be told is the verbs of `ImageService`,
-and ``hold`` and ``release``.
+`Worker.send` and `Worker.answer` are the two halves of `Worker.call`. What it may be told is the verbs of
+`ImageService`, and ``hold`` and ``release``.
 """
 
 from __future__ import annotations
