@@ -48,12 +48,23 @@ def recover(repository: ImageRepository, files: BlobFiles) -> None:
     Bring a store that others may have died on back to what its rows say. At open; harmless beside live users.
     """
     reap(repository, files)
+    _give_up_torn(repository, files)
     sweep(repository, files)
     known = set(repository.tokens())
     for token in files.lease_tokens():
         # The lock first and the row second: a file whose row is still to come is locked by its owner.
         if token not in known and (lock := files.take_lease(token)) is not None:
             lock.drop()
+
+
+def _give_up_torn(repository: ImageRepository, files: BlobFiles) -> None:
+    """
+    Give up partial blobs whose file is not what the row says: whoever discarded them died between file and commit.
+    """
+    for digest, _, received in repository.resumable():
+        # A row that somebody else moved on with is theirs to answer for.
+        if files.partial_bytes(digest) != received and repository.resumable_bytes(digest) == received:
+            with_headroom(files, lambda: repository.discard_partial(digest, files.discard))  # noqa: B023 -- now
 
 
 def reap(repository: ImageRepository, files: BlobFiles, *, tokens: Iterable[str] | None = None) -> bool:
