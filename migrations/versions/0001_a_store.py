@@ -33,10 +33,10 @@ _DIGEST = (
     f"{_WHOLE} AND substr({{0}}, 8) NOT GLOB '*[^0-9a-f]*'"
     " AND (length({0}) = 71 AND substr({0}, 1, 7) = 'sha256:' OR length({0}) = 135 AND substr({0}, 1, 7) = 'sha512:')"
 )
-# A time that there is (strftime answers NULL or another one for the rest), in UTC, with microseconds.
+# A time that there is, in UTC, with microseconds: for the rest strftime answers NULL or, made to calculate, another one.
 _TIME = (
     f"{_WHOLE} AND substr({{0}}, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND {{0}} > '0001'"
-    " AND substr({0}, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr({0}, 1, 19))"
+    " AND substr({0}, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr({0}, 1, 19), '+0 days')"
 )
 _MOST = 1 << 50  # 1 PiB: keeps every sum far from 2^63
 
