@@ -306,29 +306,32 @@ class BlobFiles:
         """
         Set aside what removing needs, if it is not there and the filesystem has plenty. Never fails.
         """
-        path = self.root / "headroom"
+        path, spare = self.root / "headroom", self.root / "headroom.inode"
         try:
+            figures = os.statvfs(self.root)
+            size = min(_HEADROOM_BYTES, figures.f_blocks * figures.f_frsize // 16)
             # By its size: one that was made by somebody who died at that is empty.
-            if path.exists() and path.stat().st_size == _HEADROOM_BYTES:
+            if path.exists() and path.stat().st_size >= size and spare.exists():
                 return
-            if self.free_bytes() < 4 * _HEADROOM_BYTES:
+            if figures.f_bavail * figures.f_frsize < 4 * size:
                 return
+            spare.touch()  # SQLite makes two files; one inode comes with the other
             with path.open("ab") as file:  # not "xb": whoever makes it beside us is no failure, and loses nothing
-                os.posix_fallocate(file.fileno(), 0, _HEADROOM_BYTES)
-        except (OSError, ImageError):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
             # Without it a full disk is harder to clean, and nothing else is: not worth failing for.
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            self.give_up_headroom()
 
     def give_up_headroom(self) -> bool:
         """
         Let go of what was set aside; False when there is none.
         """
-        try:
-            (self.root / "headroom").unlink()
-        except OSError:
-            return False
-        return True
+        given_up = False
+        for name in ("headroom", "headroom.inode"):
+            with contextlib.suppress(OSError):
+                (self.root / name).unlink()
+                given_up = True
+        return given_up
 
     def free_bytes(self) -> int:
         """

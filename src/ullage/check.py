@@ -8,13 +8,14 @@ row only while an ingest announces it; a row may lack its file never.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ullage.blobs import Ingest
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
-from ullage.errors import ImageError, ImageNotFound, InvalidReference
+from ullage.errors import DiskFull, ImageError, ImageNotFound, InvalidReference, StoreBusy
 from ullage.model import Problem
 from ullage.recovery import give_back
 from ullage.reference import Reference
@@ -121,7 +122,8 @@ class Checker:
                 elif self._repository.still_ready(row.id) and self._wrong(row) is not None:
                     yield self._mended(row, Problem("I1", wrong, row.digest, _named(row)))
             if self._digests and not self._look_only:
-                self._repository.note_verified(right)
+                with contextlib.suppress(DiskFull, StoreBusy):  # it only informs, and what was found stands
+                    self._repository.note_verified(right)
 
     def _wrong(self, row: BlobRow) -> str | None:
         path = self._files.blob_path(row.digest)

@@ -47,9 +47,13 @@ def recover(repository: ImageRepository, files: BlobFiles) -> None:
     """
     Bring a store that others may have died on back to what its rows say. At open; harmless beside live users.
     """
-    reap(repository, files)
-    _give_up_torn(repository, files)
-    sweep(repository, files)
+    try:
+        reap(repository, files)
+        _give_up_torn(repository, files)
+        with_headroom(files, lambda: sweep(repository, files))
+    except DiskFull as error:
+        # Whoever opens a store on a full disk may be the one who makes room: what the dead left can wait.
+        _log.warning("recovery waits for room: %s", error)
     known = set(repository.tokens())
     for token in files.lease_tokens():
         # The lock first and the row second: a file whose row is still to come is locked by its owner.

@@ -93,7 +93,7 @@ class Changing(Looking):
             ImageNotFound: there is no such reference.
         """
         spec = reference if isinstance(reference, ImageSpec) else ImageSpec.parse(reference)
-        return self._repository.untag(spec.normalised())
+        return with_headroom(self._files, lambda: self._repository.untag(spec.normalised()))
 
     def pin_image(self, image: ImageLike) -> ImageStatus:
         """

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 from ullage.errors import (
+    DiskFull,
     ImageNotFound,
     StoreBusy,
     StoreError,
@@ -109,7 +110,7 @@ class Handle:
             return status
         try:
             self._repository.touch([status.id])
-        except (StoreBusy, StoreReadOnly):
+        except (StoreBusy, StoreReadOnly, DiskFull):
             return status  # the image is here all the same; the next use notes it
         return self._repository.find(status.id) or status
 

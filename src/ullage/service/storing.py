@@ -59,7 +59,7 @@ class Storing(Handle):
         """
         check_limit("max_storage", max_storage)
         if not evict:
-            self._repository.set_limits(max_bytes=max_storage)
+            with_headroom(self._files, lambda: self._repository.set_limits(max_bytes=max_storage))
             return []
         evicted = with_headroom(self._files, lambda: self._repository.lower(max_storage, self._files.discard))
         sweep_quietly(self._repository, self._files)
@@ -70,7 +70,7 @@ class Storing(Handle):
         Set how many bytes pulls leave free on the filesystem, whatever the storage limit says.
         """
         check_limit("min_free", min_free)
-        self._repository.set_limits(min_free_bytes=min_free)
+        with_headroom(self._files, lambda: self._repository.set_limits(min_free_bytes=min_free))
 
     def min_free(self) -> int:
         """
