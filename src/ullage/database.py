@@ -52,6 +52,7 @@ MINIMUM_SQLITE: Final = (3, 37, 0)  # STRICT tables
 _log = logging.getLogger(__name__)
 
 _SHELL_BUSY_MS: Final = 10_000  # how long we wait for somebody who does not know the gate
+_SHARED_MEMORY_BYTES: Final = 64 * 1024  # its file starts with half of that
 _CHECKPOINT_EVERY: Final = 64  # write transactions of this process
 _RULE_PREFIX: Final = "ullage: "
 
@@ -89,7 +90,8 @@ def _translate(error: sqlite3.Error, path: Path) -> StoreError | DiskFull:
         return RuleBroken(f"the store refuses: {rule}", rule=rule)
     if code in (_BUSY, _LOCKED):
         return StoreBusy(f"the store is busy: {text}", waited_seconds=_SHELL_BUSY_MS / 1000)
-    if code == _FULL:
+    if code == _FULL or (code in (_IOERR, _CANTOPEN) and _is_full(path)):
+        # For the file that is its shared memory SQLite finds other words than for the rest.
         return DiskFull(f"no room for the database: {text}")
     if code == _READONLY or (code == _CANTOPEN and path.exists()):
         return StoreReadOnly(f"cannot write to {path}: {text}")
@@ -100,6 +102,18 @@ def _translate(error: sqlite3.Error, path: Path) -> StoreError | DiskFull:
     if code == _IOERR:
         return StoreError(f"input/output error on {path}: {text}")
     return StoreError(f"SQLite says: {text}")
+
+
+def _is_full(path: Path) -> bool:
+    """
+    Whether the filesystem has no room for the shared memory, or no inode left.
+    """
+    try:
+        figures = os.statvfs(path.parent)
+    except OSError:
+        return False
+    blocks_left = figures.f_bavail * figures.f_frsize
+    return blocks_left < _SHARED_MEMORY_BYTES or (figures.f_files > 0 and figures.f_favail == 0)
 
 
 class Database:
