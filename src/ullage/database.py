@@ -172,13 +172,13 @@ class Database:
             driver = connection.connection.dbapi_connection
             assert driver is not None
             if not durable:
-                driver.execute("PRAGMA synchronous = NORMAL")
+                self._pragma(driver, "synchronous = NORMAL")
             try:
                 with connection.begin():
                     yield connection
             finally:
                 if not durable:
-                    driver.execute("PRAGMA synchronous = FULL")
+                    self._pragma(driver, "synchronous = FULL")
             self._writes_since_checkpoint += 1
             if self._writes_since_checkpoint >= _CHECKPOINT_EVERY:
                 self._checkpoint(driver)
@@ -198,14 +198,18 @@ class Database:
 
         They are checked before the commit instead: with them on, a table that is rebuilt empties its children.
         Creates the file, in WAL mode, when there is none.
+
+        Raises:
+            StoreReadOnly: the database was opened so.
         """
+        self.require_writable()
         engine = self._engine(query_only=False, mode="rwc", foreign_keys=False)
         try:
             with self._gate(), engine.connect() as connection:
                 driver = connection.connection.dbapi_connection
                 assert driver is not None
                 # Only now: the mode of a database in use cannot be changed, and the gate says that nobody of us uses it.
-                driver.execute("PRAGMA journal_mode = WAL")
+                self._pragma(driver, "journal_mode = WAL")
                 with connection.begin():
                     yield connection
                     if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
@@ -256,6 +260,15 @@ class Database:
                 lock.release()
         finally:
             self._turn.release()
+
+    def _pragma(self, driver: DBAPIConnection, setting: str) -> None:
+        """
+        What has to be set outside of any transaction, and so past SQLAlchemy, which would translate its errors.
+        """
+        try:
+            driver.execute(f"PRAGMA {setting}")
+        except sqlite3.Error as error:
+            raise _translate(error, self.path) from error
 
     def _checkpoint(self, driver: DBAPIConnection) -> None:
         """

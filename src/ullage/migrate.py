@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 
 from ullage.database import APPLICATION_ID
 from ullage.errors import SchemaTooNew, StoreCorrupt, StoreError
-from ullage.schema import HEAD_REVISION, store
+from ullage.schema import HEAD_REVISION, REVISIONS, store
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,10 +37,10 @@ def ensure_head(database: Database, *, max_bytes: int) -> None:
     """
     with database.read() as connection:
         revision = current_revision(connection)
-    if revision == HEAD_REVISION:
-        return
-    if revision is None:
-        # A file without a table: whoever made it died first.
+        if revision == HEAD_REVISION and _has_row(connection):
+            return
+    if revision in (None, HEAD_REVISION):
+        # A file without a table: whoever made it died first. Or tables that a developer made with Alembic.
         create(database, max_bytes=max_bytes)
         return
     with database.rebuild() as connection:
@@ -54,9 +54,10 @@ def create(database: Database, *, max_bytes: int) -> None:
     Make the tables and the store row in an empty file; harmless when another process just did.
     """
     with database.rebuild() as connection:
-        if current_revision(connection) is not None:
+        if current_revision(connection) is None:
+            _upgrade(connection)
+        if _has_row(connection):
             return
-        _upgrade(connection)
         connection.execute(
             insert(store).values(
                 uuid=str(uuid.uuid4()),
@@ -81,14 +82,23 @@ def current_revision(connection: Connection) -> str | None:
             f"ullage.db is a database of another application (application_id {application_id:#x})",
             hint="is this the right root?",
         )
+    if (
+        connection.exec_driver_sql("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").first()
+        is None
+    ):
+        raise StoreCorrupt("the store has no alembic_version, and so does not say at which revision it is")
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if not isinstance(revision, str):
         raise StoreCorrupt("the store does not say at which revision it is")
-    if revision > HEAD_REVISION:
+    if revision not in REVISIONS:
         raise SchemaTooNew(
             f"the store is at revision {revision}, this release knows {HEAD_REVISION}", revision=revision
         )
     return revision
+
+
+def _has_row(connection: Connection) -> bool:
+    return connection.execute(select(store.c.one)).first() is not None
 
 
 def _upgrade(connection: Connection) -> None:

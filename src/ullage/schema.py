@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 __all__ = [
     "HEAD_REVISION",
+    "REVISIONS",
     "accounting_drift",
     "blobs",
     "held",
@@ -46,8 +47,10 @@ __all__ = [
     "store",
 ]
 
-#: The revision that this release writes; ``user_version`` is its ordinal.
-HEAD_REVISION: Final = "0001"
+#: The revisions that this release knows, in order.
+REVISIONS: Final = ("0001",)
+#: The one that it writes; ``user_version`` is its ordinal.
+HEAD_REVISION: Final = REVISIONS[-1]
 
 metadata = MetaData(
     naming_convention={
