@@ -144,9 +144,12 @@ def test_a_waiter_takes_over_what_a_cancelled_pull_had(store, large, registry, r
     layer = large.layers[1]
     stalled = registry.inject(f"*/blobs/{layer.digest}", faults.stall(200_000), times=1)
     cancel = threading.Event()
-    fetcher = threading.Thread(
-        target=lambda: pytest.raises(PullCancelled, store.pull_image, large.reference, cancel=cancel)
-    )
+
+    def fetch():
+        with pytest.raises(PullCancelled):
+            store.pull_image(large.reference, cancel=cancel)
+
+    fetcher = threading.Thread(target=fetch)
     fetcher.start()
     stalled.wait_reached()
     path = root / "ingest" / layer.digest.encoded
@@ -268,7 +271,7 @@ def test_a_waiter_takes_over_from_a_fetcher_that_was_killed(store, large, regist
     worker = killed_at(root, registry, large, 200_000)
     result = []
     waiter = threading.Thread(target=lambda: result.append(store.pull_image(large.reference)))
-    with worker_gone(worker):
+    with WorkerGone(worker):
         wait_for_bytes(wait_until, root, large, 200_000)
         waiter.start()
         wait_until(lambda: len(query(root, "SELECT 1 FROM leases")) == 2)
@@ -285,7 +288,7 @@ def test_a_waiter_takes_over_from_a_fetcher_that_was_killed(store, large, regist
     assert large.layers[0].digest not in [digest for digest, _ in asked]
 
 
-class worker_gone:
+class WorkerGone:
     """
     The worker and its pipes are gone at the end of the block.
     """
@@ -304,7 +307,7 @@ class worker_gone:
 def test_reopening_after_a_kill_keeps_what_arrived_and_gives_back_the_rest(
     large, registry, root, wait_until, open_store
 ):
-    with worker_gone(killed_at(root, registry, large, 200_000)) as worker:
+    with WorkerGone(killed_at(root, registry, large, 200_000)) as worker:
         wait_for_bytes(wait_until, root, large, 200_000)
         worker.kill()
     assert usage(root)["reserved_bytes"] == large.size
@@ -322,7 +325,7 @@ def test_reopening_after_a_kill_keeps_what_arrived_and_gives_back_the_rest(
 
 
 def test_an_open_store_recovers_from_a_kill_when_it_pulls_the_same(store, large, registry, root, wait_until):
-    with worker_gone(killed_at(root, registry, large, 200_000)) as worker:
+    with WorkerGone(killed_at(root, registry, large, 200_000)) as worker:
         wait_for_bytes(wait_until, root, large, 200_000)
         worker.kill()
 
@@ -331,7 +334,7 @@ def test_an_open_store_recovers_from_a_kill_when_it_pulls_the_same(store, large,
 
 
 def test_collection_ends_what_the_dead_had(store, large, registry, root, wait_until):
-    with worker_gone(killed_at(root, registry, large, 200_000)) as worker:
+    with WorkerGone(killed_at(root, registry, large, 200_000)) as worker:
         wait_for_bytes(wait_until, root, large, 200_000)
         worker.kill()
 
@@ -349,7 +352,7 @@ def test_a_kill_is_survived_wherever_it_comes(root, registry, open_store, wait_u
     images = family(registry, 6)
     for number, image in enumerate(images):
         worker = Worker(root)
-        with worker_gone(worker):
+        with WorkerGone(worker):
             worker.ready()
             blob = (image.config, *image.layers)[number % 4]
             seen = registry.inject(f"*/blobs/{blob.digest}", lambda hit: hit.reply(), times=1)
@@ -599,7 +602,6 @@ def test_a_forgotten_service_warns(root):
 
     with pytest.warns(ResourceWarning, match="unclosed <ImageService"):
         del store
-        gc.collect()
 
 
 def test_a_closed_service_does_not_warn(root):

@@ -1,0 +1,687 @@
+-- A store at head, as sqlite_schema has it. Not written by hand: see tests/support/schema.py.
+
+PRAGMA application_id = 1970039911; -- 'ullg'
+PRAGMA user_version = 1;
+
+CREATE TABLE store (
+  -- The one row: the limit, and counters that triggers keep. View: storage_usage.
+  one INTEGER NOT NULL DEFAULT 1,
+  uuid TEXT NOT NULL,
+  created_at TEXT NOT NULL,
+  min_reader INTEGER NOT NULL DEFAULT 1, -- the lowest schema level that may read this store
+  min_writer INTEGER NOT NULL DEFAULT 1, -- and write to it
+  max_bytes INTEGER NOT NULL, -- the storage limit: used + reserved never grows past it
+  min_free_bytes INTEGER NOT NULL DEFAULT 0, -- what a pull leaves free on the filesystem
+  image_count INTEGER NOT NULL DEFAULT 0,
+  blob_count INTEGER NOT NULL DEFAULT 0,
+  blob_bytes INTEGER NOT NULL DEFAULT 0,
+  registered_bytes INTEGER NOT NULL DEFAULT 0, -- of images whose bytes the host keeps elsewhere
+  reserved_bytes INTEGER NOT NULL DEFAULT 0, -- held by ingests
+  doomed_bytes INTEGER NOT NULL DEFAULT 0, -- on disk, about to be unlinked, counted in nothing else
+  logical_bytes INTEGER NOT NULL DEFAULT 0, -- what the images would take without sharing
+  ledger INTEGER NOT NULL DEFAULT 0, -- +1 with each change of a counter; a change without it is refused
+  CONSTRAINT pk_store PRIMARY KEY (one),
+  CONSTRAINT ck_store_one CHECK (one = 1),
+  CONSTRAINT ck_store_uuid CHECK (length(uuid) = 36 AND length(uuid) = length(CAST(uuid AS BLOB))),
+  CONSTRAINT ck_store_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days')),
+  CONSTRAINT ck_store_max_bytes CHECK (max_bytes BETWEEN 0 AND 1152921504606846976),
+  CONSTRAINT ck_store_min_free_bytes CHECK (min_free_bytes BETWEEN 0 AND 1152921504606846976)
+) STRICT;
+
+CREATE TABLE images (
+  -- One row an image. View for people: image_listing.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, -- never reused
+  image_id TEXT NOT NULL, -- CRI's Image.id: the digest of the config (of the manifest, for an artifact)
+  size INTEGER NOT NULL DEFAULT 0, -- bytes of the distinct blobs it names, and what is registered for it
+  registered_bytes INTEGER, -- not null: the host keeps this many bytes of it elsewhere
+  platform TEXT, -- os/architecture[/variant] as its config says; null for an artifact
+  uid INTEGER, -- of the config's User, when that is a number
+  username TEXT NOT NULL DEFAULT '', -- of the config's User, when that is a name
+  config TEXT, -- the config as it came: json_extract(config, '$.config.Env')
+  spec_image_name TEXT NOT NULL, -- what was asked for at first, as typed
+  spec_tag TEXT NOT NULL DEFAULT '',
+  spec_digest TEXT NOT NULL DEFAULT '',
+  pinned INTEGER NOT NULL DEFAULT 0, -- 1: not for eviction; an explicit removal is obeyed
+  pulled_at TEXT NOT NULL,
+  last_used_at TEXT NOT NULL,
+  CONSTRAINT ck_images_id CHECK (id > 0),
+  CONSTRAINT uq_images_image_id UNIQUE (image_id),
+  CONSTRAINT ck_images_image_id CHECK (length(image_id) = length(CAST(image_id AS BLOB)) AND substr(image_id, 8) NOT GLOB '*[^0-9a-f]*' AND (length(image_id) = 71 AND substr(image_id, 1, 7) = 'sha256:' OR length(image_id) = 135 AND substr(image_id, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_images_size CHECK (size >= 0),
+  CONSTRAINT ck_images_registered_bytes CHECK (registered_bytes BETWEEN 0 AND 1125899906842624),
+  CONSTRAINT ck_images_user CHECK (uid IS NULL OR username = ''),
+  CONSTRAINT ck_images_spec CHECK (length((spec_image_name || spec_tag || spec_digest)) = length(CAST((spec_image_name || spec_tag || spec_digest) AS BLOB)) AND spec_image_name || spec_tag || spec_digest NOT GLOB '*[^!-~]*'),
+  CONSTRAINT ck_images_pinned CHECK (pinned IN (0, 1)),
+  CONSTRAINT ck_images_pulled_at CHECK (length(pulled_at) = length(CAST(pulled_at AS BLOB)) AND substr(pulled_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND pulled_at > '0001' AND substr(pulled_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(pulled_at, 1, 19), '+0 days')),
+  CONSTRAINT ck_images_last_used_at CHECK (length(last_used_at) = length(CAST(last_used_at AS BLOB)) AND substr(last_used_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND last_used_at > '0001' AND substr(last_used_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(last_used_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE manifests (
+  -- A manifest of an image. Two manifests may name one config, and so be one image.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  digest TEXT NOT NULL,
+  image_id INTEGER NOT NULL, -- the image's row
+  media_type TEXT NOT NULL,
+  artifact_type TEXT,
+  subject TEXT, -- digest of the manifest that this one refers to
+  annotations TEXT, -- JSON object, null when there are none
+  complete INTEGER NOT NULL DEFAULT 0, -- 1: all its edges are here; then it takes no more
+  created_at TEXT NOT NULL,
+  CONSTRAINT ck_manifests_id CHECK (id > 0),
+  CONSTRAINT uq_manifests_digest UNIQUE (digest),
+  CONSTRAINT fk_manifests_image_id_images FOREIGN KEY (image_id) REFERENCES images (id),
+  CONSTRAINT ck_manifests_digest CHECK (length(digest) = length(CAST(digest AS BLOB)) AND substr(digest, 8) NOT GLOB '*[^0-9a-f]*' AND (length(digest) = 71 AND substr(digest, 1, 7) = 'sha256:' OR length(digest) = 135 AND substr(digest, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_manifests_complete CHECK (complete IN (0, 1)),
+  CONSTRAINT ck_manifests_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE blobs (
+  -- Content: a row says that blobs/<algorithm>/<encoded> is there, whole and verified.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  digest TEXT NOT NULL,
+  size INTEGER NOT NULL, -- bytes
+  state TEXT NOT NULL DEFAULT 'ready', -- 'ready'; 'doomed': its file is about to go; 'swept': said in passing, ends the row
+  referenced INTEGER NOT NULL DEFAULT 0, -- 1: some manifest names it
+  created_at TEXT NOT NULL,
+  verified_at TEXT, -- when its bytes were last hashed, after the pull that did so first
+  CONSTRAINT ck_blobs_id CHECK (id > 0),
+  CONSTRAINT uq_blobs_digest UNIQUE (digest),
+  CONSTRAINT ck_blobs_digest CHECK (length(digest) = length(CAST(digest AS BLOB)) AND substr(digest, 8) NOT GLOB '*[^0-9a-f]*' AND (length(digest) = 71 AND substr(digest, 1, 7) = 'sha256:' OR length(digest) = 135 AND substr(digest, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_blobs_size CHECK (size BETWEEN 0 AND 1125899906842624),
+  CONSTRAINT ck_blobs_state CHECK (state IN ('ready', 'doomed', 'swept')),
+  CONSTRAINT ck_blobs_referenced CHECK (referenced IN (0, 1)),
+  CONSTRAINT ck_blobs_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days')),
+  CONSTRAINT ck_blobs_verified_at CHECK (verified_at IS NULL OR length(verified_at) = length(CAST(verified_at AS BLOB)) AND substr(verified_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND verified_at > '0001' AND substr(verified_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(verified_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE manifest_blobs (
+  -- Which blobs a manifest needs, flattened: itself, its config, its layers in order, the indexes it came by.
+  manifest_id INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  blob_id INTEGER NOT NULL,
+  role TEXT NOT NULL,
+  media_type TEXT NOT NULL,
+  CONSTRAINT pk_manifest_blobs PRIMARY KEY (manifest_id, position),
+  CONSTRAINT fk_manifest_blobs_manifest_id_manifests FOREIGN KEY (manifest_id) REFERENCES manifests (id),
+  CONSTRAINT fk_manifest_blobs_blob_id_blobs FOREIGN KEY (blob_id) REFERENCES blobs (id),
+  CONSTRAINT ck_manifest_blobs_position CHECK (position >= 0),
+  CONSTRAINT ck_manifest_blobs_role CHECK (role IN ('manifest', 'config', 'layer', 'index'))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE repo_tags (
+  -- docker.io/library/alpine:3.20 and the image that it denotes.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  reference TEXT NOT NULL,
+  image_id INTEGER NOT NULL, -- the image's row
+  manifest_id INTEGER, -- what it was resolved to; null for a registered image
+  digest TEXT, -- of the index or manifest that the registry answered with; null if a registered image has none
+  platform TEXT, -- the platform that was asked for
+  updated_at TEXT NOT NULL,
+  CONSTRAINT ck_repo_tags_id CHECK (id > 0),
+  CONSTRAINT uq_repo_tags_reference UNIQUE (reference),
+  CONSTRAINT fk_repo_tags_image_id_images FOREIGN KEY (image_id) REFERENCES images (id),
+  CONSTRAINT fk_repo_tags_manifest_id_manifests FOREIGN KEY (manifest_id) REFERENCES manifests (id),
+  CONSTRAINT ck_repo_tags_reference CHECK (length(reference) BETWEEN 5 AND 1024 AND length(reference) = length(CAST(reference AS BLOB)) AND reference NOT GLOB '*[^!-~]*' AND reference GLOB '?*/?*:?*' AND instr(reference, '@') = 0),
+  CONSTRAINT ck_repo_tags_digest CHECK (digest IS NULL OR length(digest) = length(CAST(digest AS BLOB)) AND substr(digest, 8) NOT GLOB '*[^0-9a-f]*' AND (length(digest) = 71 AND substr(digest, 1, 7) = 'sha256:' OR length(digest) = 135 AND substr(digest, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_repo_tags_updated_at CHECK (length(updated_at) = length(CAST(updated_at AS BLOB)) AND substr(updated_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND updated_at > '0001' AND substr(updated_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(updated_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE repo_digests (
+  -- docker.io/library/alpine@sha256:… and the image that it denotes.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  reference TEXT NOT NULL,
+  image_id INTEGER NOT NULL,
+  manifest_id INTEGER,
+  digest TEXT NOT NULL, -- the part of the reference after the @
+  platform TEXT,
+  updated_at TEXT NOT NULL,
+  CONSTRAINT ck_repo_digests_id CHECK (id > 0),
+  CONSTRAINT uq_repo_digests_reference UNIQUE (reference),
+  CONSTRAINT fk_repo_digests_image_id_images FOREIGN KEY (image_id) REFERENCES images (id),
+  CONSTRAINT fk_repo_digests_manifest_id_manifests FOREIGN KEY (manifest_id) REFERENCES manifests (id),
+  CONSTRAINT ck_repo_digests_reference CHECK (length(reference) <= 1024 AND length(reference) = length(CAST(reference AS BLOB)) AND reference NOT GLOB '*[^!-~]*' AND reference GLOB '?*/?*@?*' AND substr(reference, instr(reference, '@') + 1) = digest),
+  CONSTRAINT ck_repo_digests_digest CHECK (length(digest) = length(CAST(digest AS BLOB)) AND substr(digest, 8) NOT GLOB '*[^0-9a-f]*' AND (length(digest) = 71 AND substr(digest, 1, 7) = 'sha256:' OR length(digest) = 135 AND substr(digest, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_repo_digests_updated_at CHECK (length(updated_at) = length(CAST(updated_at AS BLOB)) AND substr(updated_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND updated_at > '0001' AND substr(updated_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(updated_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE leases (
+  -- Who is at work. A lease lives as long as leases/<token> is locked by its owner, never by a clock.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  token TEXT NOT NULL, -- the name of the locked file
+  purpose TEXT NOT NULL,
+  reference TEXT, -- what is being pulled or held
+  status TEXT NOT NULL DEFAULT 'pending', -- of a pull: CRI's PullStatus; 'complete': said in passing, while it makes its image
+  owner TEXT NOT NULL, -- host and program, for people
+  pid INTEGER NOT NULL,
+  created_at TEXT NOT NULL,
+  ended_token TEXT, -- the token again, written by the owner or by whoever took its lock: ends the lease
+  CONSTRAINT ck_leases_id CHECK (id > 0),
+  CONSTRAINT uq_leases_token UNIQUE (token),
+  CONSTRAINT ck_leases_token CHECK (length(token) = 32 AND length(token) = length(CAST(token AS BLOB)) AND token NOT GLOB '*[^0-9a-f]*'),
+  CONSTRAINT ck_leases_purpose CHECK (purpose IN ('pull', 'hold')),
+  CONSTRAINT ck_leases_status CHECK (status IN ('pending', 'downloading', 'extracting', 'complete', 'failed')),
+  CONSTRAINT ck_leases_ended_token CHECK (ended_token IS NULL OR ended_token = token),
+  CONSTRAINT ck_leases_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE lease_blobs (
+  -- Blobs that a lease keeps from the collector.
+  lease_id INTEGER NOT NULL,
+  blob_id INTEGER NOT NULL,
+  CONSTRAINT pk_lease_blobs PRIMARY KEY (lease_id, blob_id),
+  CONSTRAINT fk_lease_blobs_lease_id_leases FOREIGN KEY (lease_id) REFERENCES leases (id),
+  CONSTRAINT fk_lease_blobs_blob_id_blobs FOREIGN KEY (blob_id) REFERENCES blobs (id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE lease_images (
+  -- Images that a lease holds: nobody removes them meanwhile. View: held.
+  lease_id INTEGER NOT NULL,
+  image_id INTEGER NOT NULL,
+  CONSTRAINT pk_lease_images PRIMARY KEY (lease_id, image_id),
+  CONSTRAINT fk_lease_images_lease_id_leases FOREIGN KEY (lease_id) REFERENCES leases (id),
+  CONSTRAINT fk_lease_images_image_id_images FOREIGN KEY (image_id) REFERENCES images (id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ingests (
+  -- Blobs on their way in. A row is the reservation, the announcement of the file ingest/<encoded>, and what keeps
+  -- two pulls from fetching one blob. Without a lease it is a partial blob that a later pull goes on with.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  digest TEXT NOT NULL,
+  size INTEGER NOT NULL, -- as the descriptor says
+  lease_id INTEGER, -- who fetches it; null: nobody, it can be resumed
+  reserved_bytes INTEGER NOT NULL, -- size while it is fetched, what is on disk after that
+  received_bytes INTEGER NOT NULL DEFAULT 0, -- about now, while it is fetched; exactly, after that
+  state TEXT NOT NULL DEFAULT 'partial', -- 'arrived': said of the file that is in place, makes it a blob next; 'discarded': said in passing, ends the row
+  created_at TEXT NOT NULL,
+  CONSTRAINT ck_ingests_id CHECK (id > 0),
+  CONSTRAINT uq_ingests_digest UNIQUE (digest),
+  CONSTRAINT fk_ingests_lease_id_leases FOREIGN KEY (lease_id) REFERENCES leases (id),
+  CONSTRAINT ck_ingests_digest CHECK (length(digest) = length(CAST(digest AS BLOB)) AND substr(digest, 8) NOT GLOB '*[^0-9a-f]*' AND (length(digest) = 71 AND substr(digest, 1, 7) = 'sha256:' OR length(digest) = 135 AND substr(digest, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_ingests_size CHECK (size BETWEEN 0 AND 1125899906842624),
+  CONSTRAINT ck_ingests_received_bytes CHECK (received_bytes BETWEEN 0 AND size),
+  CONSTRAINT ck_ingests_reserved_bytes CHECK (reserved_bytes = CASE WHEN lease_id IS NULL THEN received_bytes ELSE size END),
+  CONSTRAINT ck_ingests_state CHECK (state IN ('partial', 'arrived', 'discarded')),
+  CONSTRAINT ck_ingests_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE INDEX ix_images_last_used_at ON images (last_used_at) WHERE pinned = 0;
+
+CREATE INDEX ix_manifests_image_id ON manifests (image_id);
+
+CREATE INDEX ix_manifest_blobs_blob_id ON manifest_blobs (blob_id, manifest_id);
+
+CREATE INDEX ix_blobs_unreferenced ON blobs (created_at) WHERE referenced = 0;
+
+CREATE INDEX ix_blobs_doomed ON blobs (id) WHERE state = 'doomed';
+
+CREATE INDEX ix_repo_tags_image_id ON repo_tags (image_id);
+
+CREATE INDEX ix_repo_digests_image_id ON repo_digests (image_id);
+
+CREATE INDEX ix_repo_tags_manifest_id ON repo_tags (manifest_id);
+
+CREATE INDEX ix_repo_digests_manifest_id ON repo_digests (manifest_id);
+
+CREATE INDEX ix_lease_blobs_blob_id ON lease_blobs (blob_id);
+
+CREATE INDEX ix_lease_images_image_id ON lease_images (image_id);
+
+CREATE INDEX ix_ingests_lease_id ON ingests (lease_id);
+
+CREATE TRIGGER store_stays BEFORE DELETE ON store
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: the store row cannot be deleted'); END;
+
+CREATE TRIGGER store_is_one BEFORE INSERT ON store
+WHEN EXISTS (SELECT 1 FROM store)
+BEGIN SELECT RAISE(ABORT, 'ullage: the store row exists'); END;
+
+CREATE TRIGGER store_starts_empty BEFORE INSERT ON store
+WHEN NEW.image_count IS NOT 0 OR NEW.blob_count IS NOT 0 OR NEW.blob_bytes IS NOT 0 OR NEW.registered_bytes IS NOT 0 OR NEW.reserved_bytes IS NOT 0 OR NEW.doomed_bytes IS NOT 0 OR NEW.logical_bytes IS NOT 0
+BEGIN SELECT RAISE(ABORT, 'ullage: a store starts with nothing in it'); END;
+
+CREATE TRIGGER store_identity BEFORE UPDATE ON store
+WHEN NEW.one IS NOT OLD.one OR NEW.uuid IS NOT OLD.uuid OR NEW.created_at IS NOT OLD.created_at
+BEGIN SELECT RAISE(ABORT, 'ullage: a store keeps its identity'); END;
+
+CREATE TRIGGER store_ledger BEFORE UPDATE ON store
+WHEN (NEW.image_count IS NOT OLD.image_count OR NEW.blob_count IS NOT OLD.blob_count OR NEW.blob_bytes IS NOT OLD.blob_bytes OR NEW.registered_bytes IS NOT OLD.registered_bytes OR NEW.reserved_bytes IS NOT OLD.reserved_bytes OR NEW.doomed_bytes IS NOT OLD.doomed_bytes OR NEW.logical_bytes IS NOT OLD.logical_bytes OR NEW.ledger IS NOT OLD.ledger) AND NEW.ledger IS NOT OLD.ledger + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: counters are kept by triggers; accounting_drift shows where they are wrong, ullage check --repair recounts'); END;
+
+CREATE TRIGGER store_counters BEFORE UPDATE ON store
+WHEN min(NEW.image_count, NEW.blob_count, NEW.blob_bytes, NEW.registered_bytes, NEW.reserved_bytes, NEW.doomed_bytes, NEW.logical_bytes) < 0
+BEGIN SELECT RAISE(ABORT, 'ullage: counters do not go below zero; accounting_drift shows where they are wrong, ullage check --repair recounts'); END;
+
+CREATE TRIGGER store_limit BEFORE UPDATE ON store
+WHEN (NEW.blob_bytes + NEW.registered_bytes + NEW.reserved_bytes) > (OLD.blob_bytes + OLD.registered_bytes + OLD.reserved_bytes) AND (NEW.blob_bytes + NEW.registered_bytes + NEW.reserved_bytes) > NEW.max_bytes
+BEGIN SELECT RAISE(ABORT, 'ullage: storage limit exceeded'); END;
+
+CREATE TRIGGER blobs_are_new BEFORE INSERT ON blobs
+WHEN EXISTS (SELECT 1 FROM blobs WHERE digest = NEW.digest OR id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: that blob is here'); END;
+
+CREATE TRIGGER blobs_numbered BEFORE INSERT ON blobs
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'blobs'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER blobs_come_from_ingests BEFORE INSERT ON blobs
+WHEN NOT EXISTS (SELECT 1 FROM ingests WHERE digest = NEW.digest AND size = NEW.size AND received_bytes = size AND state = 'arrived' AND lease_id IS NOT NULL)
+BEGIN SELECT RAISE(ABORT, 'ullage: a blob row comes from an ingest whose owner says that it arrived'); END;
+
+CREATE TRIGGER blobs_start_ready BEFORE INSERT ON blobs
+WHEN NEW.state IS NOT 'ready' OR NEW.referenced IS NOT 0
+BEGIN SELECT RAISE(ABORT, 'ullage: a new blob is ready, and named by nothing yet'); END;
+
+CREATE TRIGGER blobs_published AFTER INSERT ON blobs BEGIN
+  UPDATE store SET blob_count = blob_count + 1, blob_bytes = blob_bytes + NEW.size, reserved_bytes = reserved_bytes - (SELECT reserved_bytes FROM ingests WHERE digest = NEW.digest), ledger = ledger + 1;
+  INSERT INTO lease_blobs (lease_id, blob_id) SELECT lease_id, NEW.id FROM ingests WHERE digest = NEW.digest;
+  DELETE FROM ingests WHERE digest = NEW.digest;
+END;
+
+CREATE TRIGGER blobs_immutable BEFORE UPDATE ON blobs
+WHEN NEW.id IS NOT OLD.id OR NEW.digest IS NOT OLD.digest OR NEW.size IS NOT OLD.size
+BEGIN SELECT RAISE(ABORT, 'ullage: a blob is immutable'); END;
+
+CREATE TRIGGER blobs_referenced BEFORE UPDATE ON blobs
+WHEN NEW.referenced IS NOT OLD.referenced AND NEW.referenced IS NOT EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = OLD.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: whether a blob is referenced is for its manifests to say'); END;
+
+CREATE TRIGGER blobs_in_use BEFORE UPDATE ON blobs
+WHEN NEW.state IS NOT 'ready' AND (EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = OLD.id) OR EXISTS (SELECT 1 FROM lease_blobs WHERE blob_id = OLD.id))
+BEGIN SELECT RAISE(ABORT, 'ullage: the blob is in use'); END;
+
+CREATE TRIGGER blobs_step_by_step BEFORE UPDATE ON blobs
+WHEN NEW.state IS 'swept' AND OLD.state <> 'doomed'
+BEGIN SELECT RAISE(ABORT, 'ullage: only a doomed blob is swept, by whoever removes its file'); END;
+
+CREATE TRIGGER blobs_doomed AFTER UPDATE ON blobs WHEN OLD.state = 'ready' AND NEW.state = 'doomed' BEGIN
+  UPDATE store SET blob_count = blob_count - 1, blob_bytes = blob_bytes - OLD.size, doomed_bytes = doomed_bytes + OLD.size, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER blobs_taken_back AFTER UPDATE ON blobs WHEN OLD.state = 'doomed' AND NEW.state = 'ready' BEGIN
+  UPDATE store SET blob_count = blob_count + 1, blob_bytes = blob_bytes + OLD.size, doomed_bytes = doomed_bytes - OLD.size, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER blobs_swept AFTER UPDATE ON blobs WHEN NEW.state = 'swept' BEGIN
+  DELETE FROM blobs WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER blobs_stay BEFORE DELETE ON blobs
+WHEN OLD.state <> 'swept'
+BEGIN SELECT RAISE(ABORT, 'ullage: a blob row goes with its file: set state to doomed, and ullage gc removes both'); END;
+
+CREATE TRIGGER blobs_gone AFTER DELETE ON blobs BEGIN
+  UPDATE store SET doomed_bytes = doomed_bytes - OLD.size, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER images_are_new BEFORE INSERT ON images
+WHEN EXISTS (SELECT 1 FROM images WHERE image_id = NEW.image_id OR id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: that image is here'); END;
+
+CREATE TRIGGER images_numbered BEFORE INSERT ON images
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'images'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER images_have_content BEFORE INSERT ON images
+WHEN NEW.registered_bytes IS NULL AND NOT EXISTS (
+  SELECT 1 FROM blobs AS b CROSS JOIN lease_blobs AS k ON k.blob_id = b.id CROSS JOIN leases AS l ON l.id = k.lease_id
+  WHERE b.digest = NEW.image_id AND b.state = 'ready' AND l.status = 'complete')
+BEGIN SELECT RAISE(ABORT, 'ullage: an image is made by a pull that completes and keeps its content, or of what is registered for it'); END;
+
+CREATE TRIGGER images_start_small BEFORE INSERT ON images
+WHEN NEW.size IS NOT coalesce(NEW.registered_bytes, 0)
+BEGIN SELECT RAISE(ABORT, 'ullage: a new image has the size of what is registered for it'); END;
+
+CREATE TRIGGER images_counted AFTER INSERT ON images BEGIN
+  UPDATE store SET image_count = image_count + 1, registered_bytes = registered_bytes + coalesce(NEW.registered_bytes, 0), logical_bytes = logical_bytes + NEW.size, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER images_immutable BEFORE UPDATE ON images
+WHEN NEW.id IS NOT OLD.id OR NEW.image_id IS NOT OLD.image_id OR NEW.registered_bytes IS NOT OLD.registered_bytes OR NEW.platform IS NOT OLD.platform OR NEW.uid IS NOT OLD.uid OR NEW.username IS NOT OLD.username OR NEW.config IS NOT OLD.config
+BEGIN SELECT RAISE(ABORT, 'ullage: an image keeps its identity, and what its config says'); END;
+
+CREATE TRIGGER images_size BEFORE UPDATE ON images
+WHEN NEW.size IS NOT OLD.size AND NEW.size IS NOT (SELECT coalesce(i.registered_bytes, 0) + coalesce((
+    SELECT sum(b.size) FROM blobs AS b WHERE b.id IN (
+      SELECT e.blob_id FROM manifests AS m CROSS JOIN manifest_blobs AS e ON e.manifest_id = m.id
+      WHERE m.image_id = i.id AND m.complete = 1)), 0)
+    FROM images AS i WHERE i.id = OLD.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: the size of an image is that of its blobs'); END;
+
+CREATE TRIGGER images_resized AFTER UPDATE ON images WHEN NEW.size <> OLD.size BEGIN
+  UPDATE store SET logical_bytes = logical_bytes + NEW.size - OLD.size, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER images_held BEFORE DELETE ON images
+WHEN EXISTS (SELECT 1 FROM lease_images WHERE image_id = OLD.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: the image is held; the view held says by whom'); END;
+
+CREATE TRIGGER images_gone AFTER DELETE ON images BEGIN
+  DELETE FROM repo_tags WHERE image_id = OLD.id;
+  DELETE FROM repo_digests WHERE image_id = OLD.id;
+  DELETE FROM manifests WHERE image_id = OLD.id;
+  UPDATE store SET image_count = image_count - 1, registered_bytes = registered_bytes - coalesce(OLD.registered_bytes, 0), logical_bytes = logical_bytes - OLD.size, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER manifests_are_new BEFORE INSERT ON manifests
+WHEN EXISTS (SELECT 1 FROM manifests WHERE digest = NEW.digest OR id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: that manifest is here'); END;
+
+CREATE TRIGGER manifests_numbered BEFORE INSERT ON manifests
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'manifests'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER manifests_need_an_image BEFORE INSERT ON manifests
+WHEN NEW.complete IS NOT 0 OR NOT EXISTS (SELECT 1 FROM images WHERE id = NEW.image_id) OR NOT EXISTS (
+  SELECT 1 FROM blobs AS b CROSS JOIN lease_blobs AS k ON k.blob_id = b.id CROSS JOIN leases AS l ON l.id = k.lease_id
+  WHERE b.digest = NEW.digest AND b.state = 'ready' AND l.status = 'complete')
+BEGIN SELECT RAISE(ABORT, 'ullage: a manifest is made by a pull that completes and keeps its bytes; it needs its image, and is complete when its edges are here'); END;
+
+CREATE TRIGGER manifests_immutable BEFORE UPDATE ON manifests
+WHEN NEW.id IS NOT OLD.id OR NEW.digest IS NOT OLD.digest OR NEW.image_id IS NOT OLD.image_id OR NEW.media_type IS NOT OLD.media_type OR NEW.artifact_type IS NOT OLD.artifact_type OR NEW.subject IS NOT OLD.subject OR NEW.annotations IS NOT OLD.annotations OR NEW.complete IS NOT 1 AND OLD.complete = 1
+BEGIN SELECT RAISE(ABORT, 'ullage: a manifest is immutable'); END;
+
+CREATE TRIGGER manifests_whole BEFORE UPDATE ON manifests
+WHEN NEW.complete > OLD.complete AND NOT (
+  EXISTS (SELECT 1 FROM manifest_blobs AS e JOIN blobs AS b ON b.id = e.blob_id WHERE e.manifest_id = OLD.id AND e.role = 'manifest' AND b.digest = OLD.digest)
+  AND EXISTS (SELECT 1 FROM manifest_blobs AS e JOIN blobs AS b ON b.id = e.blob_id JOIN images AS i ON i.id = OLD.image_id
+    WHERE e.manifest_id = OLD.id AND e.role = 'config' AND i.image_id IN (b.digest, OLD.digest)))
+BEGIN SELECT RAISE(ABORT, 'ullage: a complete manifest has itself and its config among its blobs, and one of the two names its image'); END;
+
+CREATE TRIGGER manifests_completed AFTER UPDATE ON manifests WHEN NEW.complete > OLD.complete BEGIN
+  UPDATE images SET size = (SELECT coalesce(i.registered_bytes, 0) + coalesce((
+    SELECT sum(b.size) FROM blobs AS b WHERE b.id IN (
+      SELECT e.blob_id FROM manifests AS m CROSS JOIN manifest_blobs AS e ON e.manifest_id = m.id
+      WHERE m.image_id = i.id AND m.complete = 1)), 0)
+    FROM images AS i WHERE i.id = NEW.image_id) WHERE id = NEW.image_id;
+END;
+
+CREATE TRIGGER manifests_stay BEFORE DELETE ON manifests
+WHEN EXISTS (SELECT 1 FROM images WHERE id = OLD.image_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: a manifest goes with its image'); END;
+
+CREATE TRIGGER manifests_gone AFTER DELETE ON manifests BEGIN
+  DELETE FROM manifest_blobs WHERE manifest_id = OLD.id;
+END;
+
+CREATE TRIGGER manifest_blobs_sound BEFORE INSERT ON manifest_blobs
+WHEN NOT EXISTS (
+  SELECT 1 FROM blobs AS b CROSS JOIN lease_blobs AS k ON k.blob_id = b.id CROSS JOIN leases AS l ON l.id = k.lease_id
+  WHERE b.id = NEW.blob_id AND b.state = 'ready' AND l.status = 'complete')
+  OR NOT EXISTS (SELECT 1 FROM manifests WHERE id = NEW.manifest_id AND (complete = 0 OR NEW.role = 'index'))
+  OR NEW.position IS NOT (SELECT coalesce(max(position) + 1, 0) FROM manifest_blobs WHERE manifest_id = NEW.manifest_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: an edge is made by a pull that completes and keeps its blob; it needs the next position, and a manifest that is not complete'); END;
+
+CREATE TRIGGER manifest_blobs_added AFTER INSERT ON manifest_blobs BEGIN
+  UPDATE blobs SET referenced = 1 WHERE id = NEW.blob_id AND referenced = 0;
+  UPDATE images SET size = (SELECT coalesce(i.registered_bytes, 0) + coalesce((
+    SELECT sum(b.size) FROM blobs AS b WHERE b.id IN (
+      SELECT e.blob_id FROM manifests AS m CROSS JOIN manifest_blobs AS e ON e.manifest_id = m.id
+      WHERE m.image_id = i.id AND m.complete = 1)), 0)
+    FROM images AS i WHERE i.id = images.id)
+   WHERE id = (SELECT image_id FROM manifests WHERE id = NEW.manifest_id AND complete = 1);
+END;
+
+CREATE TRIGGER manifest_blobs_immutable BEFORE UPDATE ON manifest_blobs
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: edges are immutable'); END;
+
+CREATE TRIGGER manifest_blobs_stay BEFORE DELETE ON manifest_blobs
+WHEN EXISTS (SELECT 1 FROM manifests WHERE id = OLD.manifest_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: edges go with their manifest'); END;
+
+CREATE TRIGGER manifest_blobs_gone AFTER DELETE ON manifest_blobs BEGIN
+  UPDATE blobs SET referenced = 0 WHERE id = OLD.blob_id AND referenced = 1
+     AND NOT EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = OLD.blob_id);
+END;
+
+CREATE TRIGGER repo_tags_numbered BEFORE INSERT ON repo_tags
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'repo_tags'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER repo_tags_sound BEFORE INSERT ON repo_tags
+WHEN NOT (
+  EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = NEW.manifest_id AND m.image_id = NEW.image_id AND m.complete = 1
+    AND (m.digest = NEW.digest OR EXISTS (SELECT 1 FROM blobs AS b CROSS JOIN manifest_blobs AS e ON e.blob_id = b.id
+      WHERE b.digest = NEW.digest AND e.manifest_id = NEW.manifest_id AND e.role = 'index')))
+  OR NEW.manifest_id IS NULL AND EXISTS (SELECT 1 FROM images AS i WHERE i.id = NEW.image_id AND i.registered_bytes IS NOT NULL))
+BEGIN SELECT RAISE(ABORT, 'ullage: a reference needs an image, a complete manifest of it, and a digest by which that is found'); END;
+
+CREATE TRIGGER repo_tags_keep_their_ids BEFORE UPDATE ON repo_tags
+WHEN NEW.id IS NOT OLD.id
+BEGIN SELECT RAISE(ABORT, 'ullage: a reference keeps its row'); END;
+
+CREATE TRIGGER repo_tags_stay_sound BEFORE UPDATE ON repo_tags
+WHEN NOT (
+  EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = NEW.manifest_id AND m.image_id = NEW.image_id AND m.complete = 1
+    AND (m.digest = NEW.digest OR EXISTS (SELECT 1 FROM blobs AS b CROSS JOIN manifest_blobs AS e ON e.blob_id = b.id
+      WHERE b.digest = NEW.digest AND e.manifest_id = NEW.manifest_id AND e.role = 'index')))
+  OR NEW.manifest_id IS NULL AND EXISTS (SELECT 1 FROM images AS i WHERE i.id = NEW.image_id AND i.registered_bytes IS NOT NULL))
+BEGIN SELECT RAISE(ABORT, 'ullage: a reference needs an image, a complete manifest of it, and a digest by which that is found'); END;
+
+CREATE TRIGGER repo_digests_numbered BEFORE INSERT ON repo_digests
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'repo_digests'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER repo_digests_sound BEFORE INSERT ON repo_digests
+WHEN NOT (
+  EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = NEW.manifest_id AND m.image_id = NEW.image_id AND m.complete = 1
+    AND (m.digest = NEW.digest OR EXISTS (SELECT 1 FROM blobs AS b CROSS JOIN manifest_blobs AS e ON e.blob_id = b.id
+      WHERE b.digest = NEW.digest AND e.manifest_id = NEW.manifest_id AND e.role = 'index')))
+  OR NEW.manifest_id IS NULL AND EXISTS (SELECT 1 FROM images AS i WHERE i.id = NEW.image_id AND i.registered_bytes IS NOT NULL))
+BEGIN SELECT RAISE(ABORT, 'ullage: a reference needs an image, a complete manifest of it, and a digest by which that is found'); END;
+
+CREATE TRIGGER repo_digests_keep_their_ids BEFORE UPDATE ON repo_digests
+WHEN NEW.id IS NOT OLD.id
+BEGIN SELECT RAISE(ABORT, 'ullage: a reference keeps its row'); END;
+
+CREATE TRIGGER repo_digests_stay_sound BEFORE UPDATE ON repo_digests
+WHEN NOT (
+  EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = NEW.manifest_id AND m.image_id = NEW.image_id AND m.complete = 1
+    AND (m.digest = NEW.digest OR EXISTS (SELECT 1 FROM blobs AS b CROSS JOIN manifest_blobs AS e ON e.blob_id = b.id
+      WHERE b.digest = NEW.digest AND e.manifest_id = NEW.manifest_id AND e.role = 'index')))
+  OR NEW.manifest_id IS NULL AND EXISTS (SELECT 1 FROM images AS i WHERE i.id = NEW.image_id AND i.registered_bytes IS NOT NULL))
+BEGIN SELECT RAISE(ABORT, 'ullage: a reference needs an image, a complete manifest of it, and a digest by which that is found'); END;
+
+CREATE TRIGGER leases_are_new BEFORE INSERT ON leases
+WHEN EXISTS (SELECT 1 FROM leases WHERE token = NEW.token OR id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: that lease is here'); END;
+
+CREATE TRIGGER leases_start_at_work BEFORE INSERT ON leases
+WHEN NEW.ended_token IS NOT NULL OR NEW.status IS 'complete'
+BEGIN SELECT RAISE(ABORT, 'ullage: a lease starts with its work before it'); END;
+
+CREATE TRIGGER leases_numbered BEFORE INSERT ON leases
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'leases'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER leases_immutable BEFORE UPDATE ON leases
+WHEN NEW.id IS NOT OLD.id OR NEW.token IS NOT OLD.token OR NEW.purpose IS NOT OLD.purpose OR NEW.reference IS NOT OLD.reference OR NEW.owner IS NOT OLD.owner OR NEW.pid IS NOT OLD.pid OR NEW.created_at IS NOT OLD.created_at
+BEGIN SELECT RAISE(ABORT, 'ullage: a lease keeps its identity'); END;
+
+CREATE TRIGGER leases_ended AFTER UPDATE ON leases WHEN NEW.ended_token IS NOT NULL BEGIN
+  DELETE FROM leases WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER leases_stay BEFORE DELETE ON leases
+WHEN OLD.ended_token IS NULL
+BEGIN SELECT RAISE(ABORT, 'ullage: a lease ends when its owner lets go of its lock; ullage gc ends those whose owners are dead'); END;
+
+CREATE TRIGGER leases_gone AFTER DELETE ON leases BEGIN
+  DELETE FROM lease_blobs WHERE lease_id = OLD.id;
+  DELETE FROM lease_images WHERE lease_id = OLD.id;
+  UPDATE ingests SET lease_id = NULL, reserved_bytes = received_bytes, state = 'partial' WHERE lease_id = OLD.id;
+END;
+
+CREATE TRIGGER lease_blobs_sound BEFORE INSERT ON lease_blobs
+WHEN NOT EXISTS (SELECT 1 FROM leases WHERE id = NEW.lease_id) OR NOT EXISTS (SELECT 1 FROM blobs WHERE id = NEW.blob_id AND state = 'ready')
+BEGIN SELECT RAISE(ABORT, 'ullage: a lease keeps blobs that are ready'); END;
+
+CREATE TRIGGER lease_blobs_immutable BEFORE UPDATE ON lease_blobs
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: what a lease keeps goes with the lease'); END;
+
+CREATE TRIGGER lease_blobs_stay BEFORE DELETE ON lease_blobs
+WHEN EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: what a lease keeps goes with the lease'); END;
+
+CREATE TRIGGER lease_images_sound BEFORE INSERT ON lease_images
+WHEN NOT EXISTS (SELECT 1 FROM leases WHERE id = NEW.lease_id) OR NOT EXISTS (SELECT 1 FROM images WHERE id = NEW.image_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: a lease holds images that are here'); END;
+
+CREATE TRIGGER lease_images_immutable BEFORE UPDATE ON lease_images
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: what a lease holds goes with the lease'); END;
+
+CREATE TRIGGER lease_images_stay BEFORE DELETE ON lease_images
+WHEN EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: what a lease holds goes with the lease'); END;
+
+CREATE TRIGGER ingests_are_new BEFORE INSERT ON ingests
+WHEN EXISTS (SELECT 1 FROM ingests WHERE digest = NEW.digest OR id = NEW.id) OR EXISTS (SELECT 1 FROM blobs WHERE digest = NEW.digest)
+BEGIN SELECT RAISE(ABORT, 'ullage: that blob is here or on its way'); END;
+
+CREATE TRIGGER ingests_numbered BEFORE INSERT ON ingests
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'ingests'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER ingests_need_a_lease BEFORE INSERT ON ingests
+WHEN NEW.state IS NOT 'partial' OR NEW.received_bytes IS NOT 0 OR NEW.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM leases WHERE id = NEW.lease_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: an ingest starts empty and needs a lease'); END;
+
+CREATE TRIGGER ingests_reserved AFTER INSERT ON ingests BEGIN
+  UPDATE store SET reserved_bytes = reserved_bytes + NEW.reserved_bytes, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER ingests_immutable BEFORE UPDATE ON ingests
+WHEN NEW.id IS NOT OLD.id OR NEW.digest IS NOT OLD.digest OR NEW.size IS NOT OLD.size
+BEGIN SELECT RAISE(ABORT, 'ullage: an ingest keeps its identity'); END;
+
+CREATE TRIGGER ingests_owner BEFORE UPDATE ON ingests
+WHEN NEW.lease_id IS NOT OLD.lease_id AND (
+  EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id)
+  OR NEW.lease_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM leases WHERE id = NEW.lease_id))
+BEGIN SELECT RAISE(ABORT, 'ullage: an ingest belongs to its lease for as long as that lives'); END;
+
+CREATE TRIGGER ingests_at_rest BEFORE UPDATE ON ingests
+WHEN OLD.lease_id IS NULL AND NEW.received_bytes IS NOT OLD.received_bytes
+BEGIN SELECT RAISE(ABORT, 'ullage: a partial blob that nobody fetches does not change'); END;
+
+CREATE TRIGGER ingests_in_use BEFORE UPDATE ON ingests
+WHEN NEW.state IS 'discarded' AND NEW.lease_id IS NOT NULL
+BEGIN SELECT RAISE(ABORT, 'ullage: only a partial blob that nobody owns is discarded, by whoever removes its file'); END;
+
+CREATE TRIGGER ingests_arrive_whole BEFORE UPDATE ON ingests
+WHEN NEW.state IS 'arrived' AND (NEW.lease_id IS NULL OR NEW.received_bytes IS NOT NEW.size)
+BEGIN SELECT RAISE(ABORT, 'ullage: an ingest has arrived when its owner says so and all its bytes are here'); END;
+
+CREATE TRIGGER ingests_resized AFTER UPDATE ON ingests WHEN NEW.reserved_bytes <> OLD.reserved_bytes BEGIN
+  UPDATE store SET reserved_bytes = reserved_bytes + NEW.reserved_bytes - OLD.reserved_bytes, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER ingests_discarded AFTER UPDATE ON ingests WHEN NEW.state = 'discarded' BEGIN
+  DELETE FROM ingests WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER ingests_stay BEFORE DELETE ON ingests
+WHEN OLD.state <> 'discarded' AND NOT EXISTS (SELECT 1 FROM blobs WHERE digest = OLD.digest)
+BEGIN SELECT RAISE(ABORT, 'ullage: an ingest ends with its lease, or is discarded by ullage gc with its file'); END;
+
+CREATE TRIGGER ingests_gone AFTER DELETE ON ingests WHEN NOT EXISTS (SELECT 1 FROM blobs WHERE digest = OLD.digest) BEGIN
+  UPDATE store SET reserved_bytes = reserved_bytes - OLD.reserved_bytes, ledger = ledger + 1;
+END;
+
+CREATE VIEW storage_usage AS
+-- Where the bytes are: one row, at no cost. used + reserved + available = max, unless the limit was lowered below use.
+SELECT max_bytes,
+       blob_bytes + registered_bytes AS used_bytes,
+       reserved_bytes,
+       max(0, max_bytes - blob_bytes - registered_bytes - reserved_bytes) AS available_bytes,
+       image_count, blob_count, blob_bytes,
+       0 AS tree_bytes, -- this revision keeps no trees
+       registered_bytes, doomed_bytes, logical_bytes
+FROM store;
+
+CREATE VIEW image_listing AS
+-- The images, for people. image_storage says what each of them takes alone.
+SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags,
+       CASE WHEN i.size < 1000 THEN i.size || ' B' WHEN i.size < 1000000 THEN round(i.size / 1e3, 1) || ' kB'
+       WHEN i.size < 1000000000 THEN round(i.size / 1e6, 1) || ' MB' ELSE round(i.size / 1e9, 2) || ' GB' END AS human_size, i.size, i.platform, i.pinned,
+       i.pulled_at, i.last_used_at, i.image_id,
+       (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_digests WHERE image_id = i.id ORDER BY reference)) AS repo_digests, i.uid, i.username
+FROM images AS i;
+
+CREATE VIEW image_storage AS
+-- What each image takes: exclusive_bytes is what removing it frees.
+SELECT id, image_id, size, size - exclusive_bytes AS shared_bytes, exclusive_bytes FROM (
+  SELECT i.id, i.image_id, i.size,
+         coalesce(i.registered_bytes, 0) + coalesce((
+           SELECT sum(b.size) FROM blobs AS b WHERE b.id IN (
+             SELECT e.blob_id FROM manifests AS m CROSS JOIN manifest_blobs AS e ON e.manifest_id = m.id WHERE m.image_id = i.id)
+           AND NOT EXISTS (
+             SELECT 1 FROM manifest_blobs AS o CROSS JOIN manifests AS n ON n.id = o.manifest_id
+             WHERE o.blob_id = b.id AND n.image_id <> i.id)
+           AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)), 0) AS exclusive_bytes
+  FROM images AS i);
+
+CREATE VIEW reclaimable AS
+-- What collection would free: blobs that nothing names, and partial blobs that nobody fetches.
+SELECT 'blob' AS kind, b.digest, b.size AS bytes, b.created_at AS since FROM blobs AS b
+ WHERE b.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)
+UNION ALL
+SELECT 'partial', digest, reserved_bytes, created_at FROM ingests WHERE lease_id IS NULL;
+
+CREATE VIEW in_flight AS
+-- What is being pulled right now, blob by blob, and what a later pull can go on with.
+SELECT coalesce(l.reference, '(nobody: resumable)') AS reference, l.status, g.digest, g.received_bytes, g.size,
+       CASE WHEN g.size > 0 THEN 100 * g.received_bytes / g.size ELSE 100 END AS percent,
+       CASE WHEN g.size < 1000 THEN g.size || ' B' WHEN g.size < 1000000 THEN round(g.size / 1e3, 1) || ' kB'
+       WHEN g.size < 1000000000 THEN round(g.size / 1e6, 1) || ' MB' ELSE round(g.size / 1e9, 2) || ' GB' END AS human_size, g.reserved_bytes, l.owner, l.pid, g.created_at AS since
+FROM ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id;
+
+CREATE VIEW held AS
+-- Who holds which image, since when.
+SELECT i.id, i.image_id, (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)) AS repo_tags, l.owner, l.pid, l.created_at AS since
+FROM lease_images AS h JOIN leases AS l ON l.id = h.lease_id JOIN images AS i ON i.id = h.image_id;
+
+CREATE VIEW accounting_drift AS
+-- Empty when the counters are right: each is compared with what it counts.
+SELECT name, counter, actual FROM (
+  SELECT 'image_count' AS name, (SELECT image_count FROM store) AS counter, (SELECT count(*) FROM images) AS actual
+  UNION ALL SELECT 'blob_count', (SELECT blob_count FROM store), (SELECT count(*) FROM blobs WHERE state = 'ready')
+  UNION ALL SELECT 'blob_bytes', (SELECT blob_bytes FROM store), (SELECT coalesce(sum(size), 0) FROM blobs WHERE state = 'ready')
+  UNION ALL SELECT 'doomed_bytes', (SELECT doomed_bytes FROM store), (SELECT coalesce(sum(size), 0) FROM blobs WHERE state = 'doomed')
+  UNION ALL SELECT 'registered_bytes', (SELECT registered_bytes FROM store), (SELECT coalesce(sum(registered_bytes), 0) FROM images)
+  UNION ALL SELECT 'reserved_bytes', (SELECT reserved_bytes FROM store), (SELECT coalesce(sum(reserved_bytes), 0) FROM ingests)
+  UNION ALL SELECT 'logical_bytes', (SELECT logical_bytes FROM store), (SELECT coalesce(sum(size), 0) FROM images)
+  UNION ALL SELECT 'size of image ' || id, size, (SELECT coalesce(i.registered_bytes, 0) + coalesce((
+    SELECT sum(b.size) FROM blobs AS b WHERE b.id IN (
+      SELECT e.blob_id FROM manifests AS m CROSS JOIN manifest_blobs AS e ON e.manifest_id = m.id
+      WHERE m.image_id = i.id AND m.complete = 1)), 0)
+    FROM images AS i WHERE i.id = images.id) FROM images
+  UNION ALL SELECT 'referenced of ' || digest, referenced, EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = blobs.id) FROM blobs)
+WHERE counter <> actual;
+
+CREATE VIEW problems AS
+-- Empty when all is well: broken invariants by their number in docs/invariants.md, as far as rows can tell.
+SELECT 'I5' AS invariant, 'image without content' AS problem, image_id AS object, NULL AS detail FROM images
+ WHERE registered_bytes IS NULL AND NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.image_id = images.id AND m.complete = 1)
+UNION ALL SELECT 'I5', 'manifest incomplete', digest, NULL FROM manifests WHERE complete = 0
+UNION ALL SELECT 'I5', 'manifest without image', digest, image_id FROM manifests AS m WHERE NOT EXISTS (SELECT 1 FROM images AS i WHERE i.id = m.image_id)
+UNION ALL SELECT 'I5', 'edge without blob', manifest_id || '/' || position, blob_id FROM manifest_blobs AS e WHERE NOT EXISTS (SELECT 1 FROM blobs AS b WHERE b.id = e.blob_id)
+UNION ALL SELECT 'I5', 'edge without manifest', manifest_id || '/' || position, blob_id FROM manifest_blobs AS e WHERE NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = e.manifest_id)
+UNION ALL SELECT 'I6', 'reference without image', reference, image_id FROM repo_tags AS r WHERE NOT EXISTS (SELECT 1 FROM images AS i WHERE i.id = r.image_id)
+UNION ALL SELECT 'I6', 'reference without image', reference, image_id FROM repo_digests AS r WHERE NOT EXISTS (SELECT 1 FROM images AS i WHERE i.id = r.image_id)
+UNION ALL SELECT 'I6', 'reference to a manifest of another image', reference, manifest_id FROM repo_tags AS r WHERE manifest_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = r.manifest_id AND m.image_id = r.image_id)
+UNION ALL SELECT 'I6', 'reference to a manifest of another image', reference, manifest_id FROM repo_digests AS r WHERE manifest_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = r.manifest_id AND m.image_id = r.image_id)
+UNION ALL SELECT 'I6', 'reference by a digest of something else', reference, digest FROM (
+  SELECT reference, manifest_id, digest FROM repo_tags UNION ALL SELECT reference, manifest_id, digest FROM repo_digests) AS r
+ WHERE manifest_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = r.manifest_id AND m.digest = r.digest)
+   AND NOT EXISTS (SELECT 1 FROM manifest_blobs AS e JOIN blobs AS b ON b.id = e.blob_id WHERE e.manifest_id = r.manifest_id AND e.role = 'index' AND b.digest = r.digest)
+UNION ALL SELECT 'I8', 'doomed but used', digest, state FROM blobs AS b WHERE state <> 'ready'
+   AND (EXISTS (SELECT 1 FROM manifest_blobs AS e WHERE e.blob_id = b.id) OR EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id))
+UNION ALL SELECT 'I8', 'kept by no lease', lease_id, blob_id FROM lease_blobs AS k WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = k.lease_id)
+UNION ALL SELECT 'I8', 'held by no lease', lease_id, image_id FROM lease_images AS h WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = h.lease_id)
+UNION ALL SELECT 'I3', 'ingest without its lease', digest, lease_id FROM ingests AS g WHERE lease_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = g.lease_id)
+UNION ALL SELECT 'I3', 'both here and on its way', digest, NULL FROM ingests AS g WHERE EXISTS (SELECT 1 FROM blobs AS b WHERE b.digest = g.digest)
+UNION ALL SELECT 'I7', 'counter ' || name, counter, actual FROM accounting_drift;
