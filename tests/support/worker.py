@@ -29,7 +29,8 @@ def environment() -> dict[str, str]:
     """
     That of a child that imports the package and what supports its tests.
     """
-    return dict(os.environ) | {"PYTHONPATH": str(_TESTS), "PYTHONWARNINGS": "error"}
+    path = os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH"))))
+    return dict(os.environ) | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"}
 
 
 def run_python(code: str, *arguments: object, timeout: float = 30.0) -> str:
