@@ -1,278 +1,26 @@
 """
-Hostile SQL against the schema: who may judge it, who makes it, and how the schema is weakened to see whether they
-notice.
-
-`Oracle` recomputes the truth in Python from the base tables and remembers what must not change. `Typist` makes random
-statements out of a seed and of the store's own values. `weakened` is the schema without one trigger or one CHECK.
+Hostile hands: `Typist` makes random statements out of a seed and of the store's own values, `fuzz` types them at a
+database while an `Oracle` looks on.
 
 What a typist never writes is a forgery on purpose: ``ledger + 1``, ``ended_token = token``, a status ``complete``, and
 the states ``arrived``, ``swept`` and ``discarded``, which say what became of a file or of a lock. Its other half, the
 owner, says those things when they are true.
 """
 
+# ruff: noqa: E501, ISC004 -- SQL reads by its lines, and is put together from pieces
+
 from __future__ import annotations
 
 import random
 import re
 import sqlite3
-from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from support.oracle import TABLES, Oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-Row = dict[str, Any]
-
-TABLES = (
-    "store",
-    "images",
-    "manifests",
-    "blobs",
-    "manifest_blobs",
-    "repo_tags",
-    "repo_digests",
-    "leases",
-    "lease_blobs",
-    "lease_images",
-    "ingests",
-)
-NUMBERED = ("images", "manifests", "blobs", "repo_tags", "repo_digests", "leases", "ingests")
-COUNTERS = (
-    "image_count",
-    "blob_count",
-    "blob_bytes",
-    "registered_bytes",
-    "reserved_bytes",
-    "doomed_bytes",
-    "logical_bytes",
-)
-
-
-def copy_of(source: sqlite3.Connection, *, foreign_keys: bool = False, recursive: bool = False) -> sqlite3.Connection:
-    """
-    A copy in memory, as a shell would have it: no transaction open, no rule of ours about transactions.
-    """
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    source.backup(copy)
-    copy.execute(f"PRAGMA foreign_keys = {int(foreign_keys)}")
-    copy.execute(f"PRAGMA recursive_triggers = {int(recursive)}")
-    return copy
-
-
-def triggers_of(connection: sqlite3.Connection) -> list[str]:
-    return [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY name")]
-
-
-def constraints_of(connection: sqlite3.Connection) -> list[str]:
-    """
-    The names of all constraints of our tables, as the schema's text has them.
-    """
-    texts = connection.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name <> 'alembic_version'")
-    return sorted(name for (text,) in texts if text for name in re.findall(r"CONSTRAINT (\w+)", text))
-
-
-def weakened(connection: sqlite3.Connection, rule: str) -> None:
-    """
-    Take one rule out of the schema: drop a trigger, or make a CHECK true, a key and a UNIQUE silent.
-    """
-    if rule in triggers_of(connection):
-        connection.execute(f"DROP TRIGGER {rule}")
-        return
-    kind = rule.partition("_")[0]
-    if kind != "ck":
-        # An index cannot be wished away: the rule is shown by the statement that it refuses, and by its name there.
-        raise ValueError(rule)
-    connection.execute("PRAGMA writable_schema = ON")
-    changed = connection.execute(
-        "UPDATE sqlite_schema SET sql = replace(sql, 'CONSTRAINT ' || ?1 || ' CHECK (',"
-        " 'CONSTRAINT ' || ?1 || ' CHECK (1 OR ') WHERE sql LIKE '%CONSTRAINT ' || ?1 || ' CHECK (%'",
-        (rule,),
-    ).rowcount
-    assert changed == 1, rule
-    connection.execute("PRAGMA writable_schema = RESET")
-
-
-# ---------------------------------------------------------------------- the truth
-
-
-def rows_of(connection: sqlite3.Connection) -> dict[str, list[Row]]:
-    """
-    All rows of all base tables.
-    """
-    found = {}
-    for table in TABLES:
-        cursor = connection.execute(f"SELECT * FROM {table}")
-        columns = [column[0] for column in cursor.description]
-        found[table] = [dict(zip(columns, row, strict=True)) for row in cursor]
-    return found
-
-
-@dataclass
-class Oracle:
-    """
-    What is true of a store whatever was typed at it. `complaints` after each statement; `capture` after the owner's.
-    """
-
-    total: int = 0
-    identity: tuple[Any, ...] = ()
-    blobs: dict[int, Row] = field(default_factory=dict)
-    ingests: dict[int, Row] = field(default_factory=dict)
-    leases: dict[int, Row] = field(default_factory=dict)
-    kept: set[tuple[int, int]] = field(default_factory=set)
-    held: set[tuple[int, int]] = field(default_factory=set)
-
-    def capture(self, connection: sqlite3.Connection) -> None:
-        rows = rows_of(connection)
-        self.total = _total(rows["store"][0])
-        self.identity = _identity(rows["store"][0])
-        self.blobs = {row["id"]: row for row in rows["blobs"]}
-        self.ingests = {row["id"]: row for row in rows["ingests"]}
-        self.leases = {row["id"]: row for row in rows["leases"]}
-        self.kept = {(row["lease_id"], row["blob_id"]) for row in rows["lease_blobs"]}
-        self.held = {(row["lease_id"], row["image_id"]) for row in rows["lease_images"]}
-
-    def complaints(self, connection: sqlite3.Connection, *, restored: bool = False) -> list[str]:
-        """
-        What is wrong now; nothing, if all is well. *restored*: a rollback brought back what was judged before.
-        """
-        rows = rows_of(connection)
-        if len(rows["store"]) != 1:
-            return [f"{len(rows['store'])} rows in store"]
-        wrong = [
-            *self._counters(rows),
-            *_references(rows),
-            *self._protected(rows),
-            *self._limit(rows["store"][0], restored=restored),
-            *(f"{name} of {row}" for name, row in _numbers(rows)),
-        ]
-        for view in ("accounting_drift", "problems"):
-            wrong += [f"{view}: {row}" for row in connection.execute(f"SELECT * FROM {view}")]
-        return wrong
-
-    @staticmethod
-    def _counters(rows: dict[str, list[Row]]) -> Iterator[str]:
-        ready = [row["size"] for row in rows["blobs"] if row["state"] == "ready"]
-        truth = {
-            "image_count": len(rows["images"]),
-            "blob_count": len(ready),
-            "blob_bytes": sum(ready),
-            "registered_bytes": sum(row["registered_bytes"] or 0 for row in rows["images"]),
-            "reserved_bytes": sum(row["reserved_bytes"] for row in rows["ingests"]),
-            "doomed_bytes": sum(row["size"] for row in rows["blobs"] if row["state"] == "doomed"),
-            "logical_bytes": sum(row["size"] for row in rows["images"]),
-        }
-        for name, value in truth.items():
-            if rows["store"][0][name] != value:
-                yield f"{name} is {rows['store'][0][name]}, should be {value}"
-        sizes = {row["id"]: row["size"] for row in rows["blobs"]}
-        content = defaultdict(set)
-        image_of = {row["id"]: row["image_id"] for row in rows["manifests"] if row["complete"]}
-        for edge in rows["manifest_blobs"]:
-            content[image_of.get(edge["manifest_id"])].add(edge["blob_id"])
-        for image in rows["images"]:
-            size = (image["registered_bytes"] or 0) + sum(sizes.get(blob, 0) for blob in content[image["id"]])
-            if image["size"] != size:
-                yield f"size of image {image['id']} is {image['size']}, should be {size}"
-
-    def _protected(self, rows: dict[str, list[Row]]) -> Iterator[str]:
-        if _identity(rows["store"][0]) != self.identity:
-            yield "this is another store"
-        blobs = {row["id"]: row for row in rows["blobs"]}
-        for row in self.blobs.values():
-            if not _same(row, blobs.get(row["id"]), "digest", "size"):
-                yield f"blob {row['id']} went, and its file did not"
-        for row in rows["blobs"]:
-            if row["id"] not in self.blobs:
-                yield f"blob {row['id']} came, and its file did not"
-        leases = {row["id"]: row for row in rows["leases"]}
-        for row in self.leases.values():
-            if not _same(row, leases.get(row["id"]), *(column for column in row if column != "status")):
-                yield f"lease {row['id']} is not what it was: {leases.get(row['id'])}"
-        yield from self._protected_ingests({row["id"]: row for row in rows["ingests"]})
-        kept = {(row["lease_id"], row["blob_id"]) for row in rows["lease_blobs"]}
-        held = {(row["lease_id"], row["image_id"]) for row in rows["lease_images"]}
-        yield from (f"no longer kept: {pair}" for pair in self.kept - kept)
-        yield from (f"no longer held: {pair}" for pair in self.held - held)
-        yield from (f"kept and not ready: {blob}" for _, blob in kept if blobs.get(blob, {}).get("state") != "ready")
-        images = {row["id"] for row in rows["images"]}
-        yield from (f"held and gone: {image}" for _, image in held if image not in images)
-        yield from (f"kept by nobody: {pair}" for pair in (*kept, *held) if pair[0] not in leases)
-
-    def _protected_ingests(self, now: dict[int, Row]) -> Iterator[str]:
-        for row in self.ingests.values():
-            same = ["digest", "size", "state"]
-            found = now.get(row["id"])
-            if row["lease_id"] is not None:
-                same += ["lease_id", "reserved_bytes"]
-            elif found is not None and found["lease_id"] is None:
-                same += ["reserved_bytes", "received_bytes"]
-            if not _same(row, found, *same):
-                yield f"ingest {row['id']} was {row}, is {found}"
-        for row in now.values():
-            if row["lease_id"] is not None and row["reserved_bytes"] != row["size"]:
-                yield f"ingest {row['id']} reserves too little"
-
-    def _limit(self, store: Row, *, restored: bool) -> Iterator[str]:
-        before, self.total = self.total, _total(store)
-        if not restored and self.total > before and self.total > store["max_bytes"]:
-            yield f"grew from {before} to {self.total} over the limit of {store['max_bytes']}"
-
-
-def _identity(store: Row) -> tuple[Any, ...]:
-    return tuple(store[column] for column in ("one", "uuid", "created_at"))
-
-
-def _total(store: Row) -> int:
-    return store["blob_bytes"] + store["registered_bytes"] + store["reserved_bytes"]
-
-
-def _same(before: Row, after: Row | None, *columns: str) -> bool:
-    return after is not None and all(before[column] == after[column] for column in columns)
-
-
-def _references(rows: dict[str, list[Row]]) -> Iterator[str]:
-    ready = {row["id"] for row in rows["blobs"] if row["state"] == "ready"}
-    digests = {row["id"]: row["digest"] for row in rows["blobs"]}
-    images = {row["id"]: row for row in rows["images"]}
-    manifests = {row["id"]: row for row in rows["manifests"]}
-    named = {row["blob_id"] for row in rows["manifest_blobs"]}
-    ways = {(row["id"], row["digest"]) for row in rows["manifests"]}
-    ways |= {(e["manifest_id"], digests.get(e["blob_id"])) for e in rows["manifest_blobs"] if e["role"] == "index"}
-    for edge in rows["manifest_blobs"]:
-        if edge["blob_id"] not in ready or edge["manifest_id"] not in manifests:
-            yield f"an edge leads nowhere: {edge}"
-    for row in rows["manifests"]:
-        if row["image_id"] not in images or not row["complete"]:
-            yield f"half a manifest: {row}"
-    yield from (f"referenced is wrong: {row}" for row in rows["blobs"] if row["referenced"] != (row["id"] in named))
-    made = {row["image_id"] for row in rows["manifests"]}
-    for row in images.values():
-        if row["registered_bytes"] is None and row["id"] not in made:
-            yield f"an image without content: {row}"
-    for row in (*rows["repo_tags"], *rows["repo_digests"]):
-        manifest = manifests.get(row["manifest_id"])
-        if row["manifest_id"] is None:
-            sound = images.get(row["image_id"], {}).get("registered_bytes") is not None
-        else:
-            sound = manifest is not None and manifest["image_id"] == row["image_id"]
-            sound = sound and (row["manifest_id"], row["digest"]) in ways
-        if not sound:
-            yield f"a reference leads astray: {row}"
-    here = set(digests.values())
-    yield from (f"both here and on its way: {row}" for row in rows["ingests"] if row["digest"] in here)
-    owners = {row["id"] for row in rows["leases"]}
-    yield from (f"owned by nobody: {row}" for row in rows["ingests"] if row["lease_id"] not in {None, *owners})
-
-
-def _numbers(rows: dict[str, list[Row]]) -> Iterator[tuple[str, Row]]:
-    for table in NUMBERED:
-        for row in rows[table]:
-            if not 0 < row["id"] < 1 << 40:
-                yield f"the id in {table} leaves no next one", row
-
-
-# ---------------------------------------------------------------------- hostile hands
+    from collections.abc import Callable, Sequence
 
 _OR = ("", "", "", " OR REPLACE", " OR REPLACE", " OR IGNORE", " OR FAIL", " OR ABORT", " OR ROLLBACK")
 _HOSTILE = (
@@ -310,7 +58,10 @@ _KEYS = {
     "ingests": ("id", "digest"),
 }
 # Said on purpose, and so never said by chance.
-_FORGED = {("store", "ledger"): ("NULL", "0", "ledger", "ledger + 2", "ledger - 1"), ("leases", "ended_token"): ("NULL", "''", "'x'", "owner")}
+_FORGED = {
+    ("store", "ledger"): ("NULL", "0", "ledger", "ledger + 2", "ledger - 1"),
+    ("leases", "ended_token"): ("NULL", "''", "'x'", "owner"),
+}
 _WORDS = {
     "state": ("'ready'", "'doomed'", "'partial'", "NULL"),
     "role": ("'manifest'", "'config'", "'layer'", "'index'"),
@@ -320,15 +71,18 @@ _WORDS = {
     "complete": ("0", "1", "NULL", "1 - complete"),
     "id": ("9223372036854775807", "-1", "id + 1", "id - 1", "1", "NULL", "1.0"),
 }
+_NEVER_COPIED = ("token", "ledger")
 _SAID = frozenset({"arrived", "swept", "discarded", "complete"})
 
 
 class Typist:
     """
-    Random statements, and the owner's honest ones between them. The same seed types the same.
+    Random statements, and the owner's honest ones between them. The same seed types the same. *focus* is a table that
+    gets more than its share.
     """
 
-    def __init__(self, seed: int, connection: sqlite3.Connection) -> None:
+    def __init__(self, seed: int, connection: sqlite3.Connection, *, focus: str | None = None) -> None:
+        self._focus = focus
         self._random = random.Random(seed)
         self._connection = connection
         self._columns = {
@@ -342,7 +96,14 @@ class Typist:
         """
         self._number += 1
         make: Callable[[], str] = self._random.choices(
-            (self._update, self._insert_changed, self._insert_values, self._delete, self._honest, self._transaction),
+            (
+                self._update,
+                self._insert_changed,
+                self._insert_values,
+                self._delete,
+                self._honest,
+                self._transaction,
+            ),
             weights=(34, 24, 8, 10, 18, 6),
         )[0]
         return make()
@@ -350,6 +111,8 @@ class Typist:
     # ------------------------------------------------------------------ parts
 
     def _table(self) -> str:
+        if self._focus is not None and self._random.random() < 0.7:
+            return self._focus
         return self._random.choices(TABLES, weights=(2, 3, 3, 4, 3, 3, 2, 2, 2, 2, 4))[0]
 
     def _value(self, table: str, column: str) -> str:
@@ -357,25 +120,36 @@ class Typist:
             return self._random.choice(_FORGED[table, column])
         if column in _WORDS and self._random.random() < 0.7:
             return self._random.choice(_WORDS[column])
-        kind = self._random.random()
-        if kind < 0.35:
-            return self._own(table, column)
-        if kind < 0.6:
-            return self._random.choice(_HOSTILE)
-        if kind < 0.7:
-            other = self._random.choice(self._columns[table])
-            return "NULL" if other == "token" or (other, column) == ("ledger", "ledger") else other
-        if kind < 0.8:
-            return f"{column} {self._random.choice('+-')} {self._random.choice((1, 1, 100, 1 << 50))}"
-        if kind < 0.9:
-            other_table = self._table()
-            other = self._random.choice(self._columns[other_table])
-            pick = self._random.choice(("min", "max"))
-            return f"(SELECT {pick}({other}) FROM {other_table})" if other not in ("token", "ledger") else "NULL"
+        make = self._random.choices(
+            (self._own, self._hostile, self._other_column, self._shifted, self._from_elsewhere, self._odd),
+            weights=(35, 25, 10, 10, 10, 10),
+        )[0]
+        return make(table, column)
+
+    def _hostile(self, _table: str, _column: str) -> str:
+        return self._random.choice(_HOSTILE)
+
+    def _other_column(self, table: str, _column: str) -> str:
+        other = self._random.choice(self._columns[table])
+        return "NULL" if other in _NEVER_COPIED else other
+
+    def _shifted(self, _table: str, column: str) -> str:
+        return f"{column} {self._random.choice('+-')} {self._random.choice((1, 1, 100, 1 << 50))}"
+
+    def _from_elsewhere(self, _table: str, _column: str) -> str:
+        table = self._table()
+        column = self._random.choice(self._columns[table])
+        if column in _NEVER_COPIED:
+            return "NULL"
+        return f"(SELECT {self._random.choice(('min', 'max'))}({column}) FROM {table})"
+
+    def _odd(self, _table: str, column: str) -> str:
         return f"{column} || char(0)" if self._random.random() < 0.5 else self._fresh(column)
 
     def _own(self, table: str, column: str) -> str:
-        rows = self._connection.execute(f"SELECT DISTINCT quote({column}) FROM {table} ORDER BY 1 LIMIT 12").fetchall()
+        rows = self._connection.execute(
+            f"SELECT DISTINCT quote({column}) FROM {table} ORDER BY 1 LIMIT 12"
+        ).fetchall()
         values = [value for (value,) in rows if value.strip("'") not in _SAID]
         return self._random.choice(values) if values else "NULL"
 
@@ -398,16 +172,24 @@ class Typist:
         return f" WHERE {key} {self._random.choice(('<=', '>=', '<>'))} {self._own(table, key)}"
 
     def _alias(self, table: str, column: str) -> str:
-        return self._random.choice(("rowid", "oid", "_rowid_")) if column == "id" and self._random.random() < 0.5 else column
+        return (
+            self._random.choice(("rowid", "oid", "_rowid_"))
+            if column == "id" and self._random.random() < 0.5
+            else column
+        )
 
     # ------------------------------------------------------------------ statements
 
     def _update(self) -> str:
         table = self._table()
-        columns = self._random.sample(self._columns[table], k=min(len(self._columns[table]), self._random.choice((1, 1, 1, 2, 2, 3))))
+        columns = self._random.sample(
+            self._columns[table], k=min(len(self._columns[table]), self._random.choice((1, 1, 1, 2, 2, 3)))
+        )
         if table == "ingests" and "received_bytes" in columns and self._random.random() < 0.7:
             columns = list({*columns, "reserved_bytes"})
-        changes = ", ".join(f"{self._alias(table, column)} = {self._value(table, column)}" for column in columns)
+        changes = ", ".join(
+            f"{self._alias(table, column)} = {self._value(table, column)}" for column in columns
+        )
         head = self._random.choice(("", "", "", "WITH w AS (SELECT 1) "))
         source = self._random.choice(("", "", "", "", " FROM (SELECT 1 UNION SELECT 2)"))
         return f"{head}UPDATE{self._random.choice(_OR)} {table} SET {changes}{source}{self._where(table)}"
@@ -437,7 +219,11 @@ class Typist:
         if kind < 0.65:
             return f" ON CONFLICT ({target}) DO NOTHING"
         column = self._random.choice(self._columns[table])
-        value = self._value(table, column) if self._random.random() < 0.5 or (table, column) in _FORGED else f"excluded.{column}"
+        value = (
+            self._value(table, column)
+            if self._random.random() < 0.5 or (table, column) in _FORGED
+            else f"excluded.{column}"
+        )
         if column == "ended_token" or value == "excluded.token":
             value = "NULL"
         return f" ON CONFLICT ({target}) DO UPDATE SET {column} = {value}"
@@ -467,7 +253,16 @@ class Typist:
 
     def _transaction(self) -> str:
         return self._random.choice(
-            ("BEGIN", "BEGIN IMMEDIATE", "COMMIT", "COMMIT", "ROLLBACK", "SAVEPOINT s", "RELEASE s", "ROLLBACK TO s")
+            (
+                "BEGIN",
+                "BEGIN IMMEDIATE",
+                "COMMIT",
+                "COMMIT",
+                "ROLLBACK",
+                "SAVEPOINT s",
+                "RELEASE s",
+                "ROLLBACK TO s",
+            )
         )
 
     def _honest(self) -> str:
@@ -492,7 +287,7 @@ class Typist:
                 "UPDATE blobs SET state = 'ready' WHERE state = 'doomed'",
                 "UPDATE blobs SET state = 'ready' WHERE id = (SELECT max(id) FROM blobs WHERE state = 'doomed')",
                 f"INSERT INTO repo_tags ({number}reference, image_id, manifest_id, digest, updated_at)"
-                f" SELECT {value}{tag}, image_id, id, digest, created_at FROM manifests ORDER BY random() LIMIT 1",
+                f" SELECT {value}{tag}, image_id, id, digest, created_at FROM manifests ORDER BY id % {self._random.randrange(2, 6)} LIMIT 1",
                 f"INSERT INTO images ({number}image_id, size, registered_bytes, spec_image_name, pulled_at, last_used_at)"
                 f" VALUES ({value}{digest}, {size}, {size}, 'typed', {now}, {now})",
                 "DELETE FROM images WHERE id = (SELECT max(id) FROM images WHERE id NOT IN (SELECT image_id FROM lease_images))",
@@ -514,7 +309,9 @@ class Typist:
             (
                 ("UPDATE blobs SET state = 'swept' WHERE state = 'doomed'",),
                 ("UPDATE ingests SET state = 'discarded' WHERE lease_id IS NULL",),
-                ("UPDATE leases SET ended_token = token WHERE id = (SELECT max(id) FROM leases WHERE owner <> 'alive')",),
+                (
+                    "UPDATE leases SET ended_token = token WHERE id = (SELECT max(id) FROM leases WHERE owner <> 'alive')",
+                ),
                 self._publish(digest),
                 (*self._publish(digest), *self._complete(digest)),
             )
@@ -544,7 +341,10 @@ class Typist:
             f" VALUES ({digest}, 'made', {now}, {now})",
             "INSERT INTO manifests (digest, image_id, media_type, created_at)"
             f" SELECT image_id, id, 'x', {now} FROM images WHERE image_id = {digest}",
-            *(f"{edge.format(at, role)} WHERE digest = {digest}" for at, role in enumerate(("manifest", "config"))),
+            *(
+                f"{edge.format(at, role)} WHERE digest = {digest}"
+                for at, role in enumerate(("manifest", "config"))
+            ),
             f"UPDATE manifests SET complete = 1 WHERE digest = {digest}",
             f"INSERT INTO manifest_blobs SELECT m.id, 2, 1, 'index', 'x' FROM manifests AS m WHERE digest = {digest}"
             " AND 1 IN (SELECT blob_id FROM lease_blobs)",
@@ -581,14 +381,16 @@ _PLAIN = re.compile(
     r"CHECK constraint failed|UNIQUE constraint failed|NOT NULL constraint failed|cannot store|datatype mismatch"
     r"|FOREIGN KEY constraint failed|cannot (start|commit|rollback)|no such savepoint|integer overflow"
 )
-_SENSELESS = re.compile(r"has no column named|no such column|ON CONFLICT clause does not match|near \"|ambiguous column")
+_SENSELESS = re.compile(
+    r"has no column named|no such column|ON CONFLICT clause does not match|near \"|ambiguous column"
+)
 
 
-def fuzz(connection: sqlite3.Connection, seed: int, statements: int) -> Outcome:
+def fuzz(connection: sqlite3.Connection, seed: int, statements: int, *, focus: str | None = None) -> Outcome:
     """
     Type at *connection* until something is wrong, or so many *statements* were typed.
     """
-    typist, oracle, outcome = Typist(seed, connection), Oracle(), Outcome()
+    typist, oracle, outcome = Typist(seed, connection, focus=focus), Oracle(), Outcome()
     choice = random.Random(-seed - 1)
     oracle.capture(connection)
     while outcome.statements < statements and not outcome.complaints:
@@ -610,7 +412,9 @@ def fuzz(connection: sqlite3.Connection, seed: int, statements: int) -> Outcome:
                 outcome.sentences.add(text)
             elif not _PLAIN.search(text) and not _SENSELESS.search(text):
                 outcome.strange.add(f"{text}: {sql}")
-        rolled_back = was_in_transaction and not connection.in_transaction and sql not in ("COMMIT", "RELEASE s")
+        rolled_back = (
+            was_in_transaction and not connection.in_transaction and sql not in ("COMMIT", "RELEASE s")
+        )
         restored = rolled_back or sql.startswith("ROLLBACK")
         outcome.complaints = oracle.complaints(connection, restored=restored)
     return outcome

@@ -6,6 +6,8 @@ its alone; `test_shell` types them, and takes each rule away to see that it was 
 `populated`.
 """
 
+# ruff: noqa: E501 -- a table reads by its lines
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -63,9 +65,7 @@ _MADE_MANIFEST = (
     "INSERT INTO manifests (digest, image_id, media_type, created_at)"
     " SELECT image_id, id, 'x', '{now}' FROM images WHERE image_id = '{kept_digest}'"
 )
-_EDGE = (
-    "INSERT INTO manifest_blobs SELECT id, {0}, {{kept}}, '{1}', 'x' FROM manifests WHERE digest = '{{kept_digest}}'"
-)
+_EDGE = "INSERT INTO manifest_blobs SELECT id, {0}, {{kept}}, '{1}', 'x' FROM manifests WHERE digest = '{{kept_digest}}'"
 _MADE = (*_COMPLETES, _MADE_IMAGE, _MADE_MANIFEST, _EDGE.format(0, "manifest"), _EDGE.format(1, "config"))
 _COMPLETED = "UPDATE manifests SET complete = 1 WHERE digest = '{kept_digest}'"
 _MORE_ROOM = "UPDATE store SET max_bytes = max_bytes + 1000000"
@@ -88,7 +88,8 @@ _MANIFESTS = (
 _NEW_STORE = "INSERT INTO store ({0}max_bytes) VALUES ({1}0)"
 _UUID, _CREATED = "'00000000-0000-0000-0000-000000000000'", "'2026-01-01T00:00:00.000000Z'"
 
-# fmt: off -- one line a statement, however long
+# One line a statement, however long.
+# fmt: off
 GUARDS = (
     Typed("store_stays", "there is a store row", "DELETE FROM store", "the store row cannot be deleted"),
     Typed("store_is_one", "REPLACE brings no second row with counters at zero", "REPLACE INTO store (one, uuid, created_at, max_bytes) SELECT one, uuid, created_at, 1 << 60 FROM store", "the store row exists"),
