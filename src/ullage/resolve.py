@@ -116,8 +116,8 @@ class Resolver:
         """
         The image that *digest* resolves to, under this name already or given it now.
         """
-        asked = None if self._asked is None else str(self._asked.normalised())
-        platform = str(self._platform.normalised())
+        asked = None if self._asked is None else self._asked.normalised().format_all()
+        platform = self._platform.normalised().format_all()
         known = self._repository.known(
             self._reference, platform=platform, digest=digest, or_unasked=asked is None
         )
@@ -159,7 +159,7 @@ class Resolver:
             repo=self._reference.name,
             repo_tag=None if self._reference.digest else str(self._reference),
             digest=digest,
-            platform=None if platform is None else str(platform.normalised()),
+            platform=None if platform is None else platform.normalised().format_all(),
         )
 
     def _check_config(self, manifest: Manifest, *, chosen: bool) -> None:

@@ -556,6 +556,31 @@ def test_always_without_a_platform_is_for_this_machine(store, platforms):
     assert store.pull_image(host.reference, policy=PullPolicy.ALWAYS).platform == HOST
 
 
+def test_platforms_that_differ_in_what_only_the_index_says_are_two(store, registry):
+    """
+    Windows images differ in their version; a config may say less than its entry does.
+    """
+    images = [
+        builder(registry, platform="windows/amd64").layer({"build": build.encode()}).push()
+        for build in ("17763", "20348")
+    ]
+    entries = [
+        image.manifest.descriptor
+        | {"platform": {"os": "windows", "architecture": "amd64", "os.version": f"10.0.{build}.1"}}
+        for image, build in zip(images, ("17763", "20348"), strict=True)
+    ]
+    registry.add_manifest("app", json_of({"manifests": entries}), OCI_INDEX, ["1", "2"])
+    name, older, newer = images[0].name, "windows(10.0.17763)/amd64", "windows(10.0.20348)/amd64"
+
+    first = store.pull_image(f"{name}:1", platform=older)
+    other_tag = store.pull_image(f"{name}:2", platform=newer)
+    other_platform = store.pull_image(f"{name}:1", platform=newer)
+
+    assert first.image_id == images[0].image_id
+    assert other_tag.image_id == other_platform.image_id == images[1].image_id
+    assert store.pull_image(f"{name}:1", platform=newer).id == other_platform.id
+
+
 def test_a_config_that_was_looked_at_before_the_pull_is_not_fetched_again(store, registry):
     image = builder(registry, platform=FOREIGN).push("1")
 

@@ -107,8 +107,11 @@ _KNOWN_TAG, _KNOWN_DIGEST = (
         or_(
             bindparam("platform").is_(None),
             table.c.platform == bindparam("platform"),
-            images.c.platform == bindparam("platform"),
-            and_(bindparam("or_unasked"), table.c.platform.is_(None)),
+            # What came without a choice is what its config says.
+            and_(
+                table.c.platform.is_(None),
+                or_(bindparam("or_unasked"), images.c.platform == bindparam("platform")),
+            ),
         ),
         or_(bindparam("digest").is_(None), table.c.digest == bindparam("digest")),
     )

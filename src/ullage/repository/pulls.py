@@ -56,13 +56,17 @@ _MISSING_INDEXES: Final = text(
     " JOIN blobs AS b ON b.id = m.blob_id WHERE m.manifest_id = :manifest_id AND b.digest = e.value)"
 )
 _NEXT_POSITION: Final = text("SELECT max(position) + 1 FROM manifest_blobs WHERE manifest_id = :manifest_id")
-# The manifest behind a digest that a registry answered with: that very one, or what its index chose for a platform.
+# The manifest behind a digest that a registry answered with: that very one, or what its index was resolved to for the
+# platform before. A config that says so is not enough: an index may hold several that differ in what only it says.
 _RESOLVED: Final = text(
     "SELECT m.id, m.image_id, :asked AS platform FROM manifests AS m JOIN images AS i ON i.id = m.image_id"
     " WHERE m.digest = :digest AND m.complete = 1 AND (:asked IS NULL OR i.platform = :asked)"
     " UNION ALL SELECT m.id, m.image_id, :platform FROM blobs AS b CROSS JOIN manifest_blobs AS e ON e.blob_id = b.id"
     " AND e.role = 'index' CROSS JOIN manifests AS m ON m.id = e.manifest_id AND m.complete = 1"
-    " CROSS JOIN images AS i ON i.id = m.image_id AND i.platform = :platform WHERE b.digest = :digest LIMIT 1"
+    " WHERE b.digest = :digest AND (EXISTS (SELECT 1 FROM repo_tags AS r WHERE r.image_id = m.image_id"
+    " AND r.manifest_id = m.id AND r.digest = :digest AND r.platform = :platform)"
+    " OR EXISTS (SELECT 1 FROM repo_digests AS r WHERE r.image_id = m.image_id"
+    " AND r.manifest_id = m.id AND r.digest = :digest AND r.platform = :platform)) LIMIT 1"
 )
 
 

@@ -177,7 +177,7 @@ class ImageService(Changing, Storing):
         asked = Platform.parse(platform) if isinstance(platform, str) else platform
         if policy is not PullPolicy.ALWAYS or isinstance(self._registry, SimulatedRegistry):
             known = self._repository.known(
-                reference, platform=None if asked is None else str(asked.normalised())
+                reference, platform=None if asked is None else asked.normalised().format_all()
             )
             if known is not None:
                 return self._used(known)
