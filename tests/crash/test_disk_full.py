@@ -485,6 +485,7 @@ def test_the_limit_of_the_store_comes_before_that_of_the_disk(volume, registry):
 
 if not _can_mount("tmpfs"):
 
+    @pytest.mark.timeout(600)
     def test_all_of_it_on_a_tmpfs_in_a_namespace_of_its_own(tmp_path):
         """
         This file once more, where any user is root of a namespace.
