@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["BlobFiles", "Ingest"]
+__all__ = ["BlobFiles", "Ingest", "translated"]
 
 _CHUNK_BYTES: Final = 1 << 20
 #: What a removal may need for its transaction: WAL, shared memory, a directory block.
@@ -48,7 +48,10 @@ _NO_RIGHT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """
+    What the system says about files becomes what this package says.
+    """
     try:
         yield
     except OSError as error:
@@ -79,7 +82,7 @@ class BlobFiles:
         """
         Make the directories; durable on return.
         """
-        with _translated():
+        with translated():
             for directory in (
                 *(self._blobs / name for name in CONTENT_ALGORITHMS),
                 self._ingest,
@@ -122,7 +125,10 @@ class BlobFiles:
             StoreCorrupt: it is missing, longer than *max_bytes*, or has another digest.
         """
         with self.open(digest) as file:
-            data = file.read(max_bytes + 1)
+            try:
+                data = file.read(max_bytes + 1)
+            except OSError as error:
+                raise StoreError(f"cannot read blob {digest}: {error.strerror}") from error
         hasher = Hasher(digest)
         hasher.update(data)
         if len(data) > max_bytes or not hasher.matches:
@@ -136,17 +142,18 @@ class BlobFiles:
         """
         A small finished ingest of ours, whole. It was verified when it was finished.
         """
-        with _translated():
+        with translated():
             return self.ingest_path(digest).read_bytes()
 
     def is_here(self, digest: Digest, size: int) -> bool:
         """
         Whether the blob's file is in place with that size.
         """
-        try:
-            return self.blob_path(digest).stat().st_size == size
-        except FileNotFoundError:
-            return False
+        with translated():
+            try:
+                return self.blob_path(digest).stat().st_size == size
+            except FileNotFoundError:
+                return False
 
     # ------------------------------------------------------------------ on the way in
 
@@ -154,7 +161,7 @@ class BlobFiles:
         """
         The file of an ingest whose row is ours, open for writing behind what is there already.
         """
-        with _translated():
+        with translated():
             return Ingest(self.ingest_path(digest), digest, size)
 
     def received_bytes(self, digest: Digest, size: int) -> int:
@@ -163,7 +170,7 @@ class BlobFiles:
 
         For an ingest row that is ours, or that nobody owns with the gate locked.
         """
-        with _translated():
+        with translated():
             if not self.ingest_path(digest).exists() and self.blob_path(digest).exists():
                 self.blob_path(digest).rename(self.ingest_path(digest))
             try:
@@ -176,7 +183,7 @@ class BlobFiles:
         Sync partial blobs of ours: the row that says how much is here may follow, and no power cut makes it a lie.
         """
         paths = [self.ingest_path(digest) for digest in digests]
-        with _translated():
+        with translated():
             for path in paths:
                 descriptor = os.open(path, os.O_RDONLY)
                 try:
@@ -190,7 +197,7 @@ class BlobFiles:
         """
         The size of a partial blob's file; 0 when there is none.
         """
-        with _translated():
+        with translated():
             try:
                 return self.ingest_path(digest).stat().st_size
             except FileNotFoundError:
@@ -201,7 +208,7 @@ class BlobFiles:
         Rename finished ingests to their digests and sync the directories: their rows may follow (I4).
         """
         directories = set()
-        with _translated():
+        with translated():
             for digest in digests:
                 target = self.blob_path(digest)
                 try:
@@ -220,7 +227,7 @@ class BlobFiles:
         They are moved aside first, which is quick whatever their size; `empty_trash` unlinks.
         """
         moved = set()
-        with _translated():
+        with translated():
             for digest in digests:
                 for path in (self.ingest_path(digest), self.blob_path(digest)):
                     if self._move_to_trash(path):
@@ -236,7 +243,7 @@ class BlobFiles:
         Move doomed blobs aside and sync, under the gate; their rows go next.
         """
         directories = {self._trash}
-        with _translated():
+        with translated():
             for digest in digests:
                 path = self.blob_path(digest)
                 self._move_to_trash(path)
@@ -248,7 +255,7 @@ class BlobFiles:
         """
         Unlink what was moved aside, with no lock held. Harmless beside others who do the same.
         """
-        with _translated():
+        with translated():
             for entry in os.scandir(self._trash):
                 try:
                     os.unlink(entry.path)  # noqa: PTH108 -- one call, no Path object for each of many
@@ -268,7 +275,7 @@ class BlobFiles:
         """
         Put a finished replacement in the blob's place, and sync. Under the gate, while the blob's row stands.
         """
-        with _translated():
+        with translated():
             replacement.rename(self.blob_path(digest))
             _sync_directory(self.blob_path(digest).parent)
 
@@ -276,7 +283,7 @@ class BlobFiles:
         """
         Move a file that no row explains aside. Under the gate.
         """
-        with _translated():
+        with translated():
             self._move_to_trash(path)
 
     # ------------------------------------------------------------------ the rest
@@ -285,21 +292,21 @@ class BlobFiles:
         """
         The lock of a new lease, held; its token is the name of its file.
         """
-        with _translated():
+        with translated():
             return LeaseLock.create(self.leases)
 
     def take_lease(self, token: str) -> LeaseLock | None:
         """
         The lock of a dead owner's lease; None while the owner lives.
         """
-        with _translated():
+        with translated():
             return LeaseLock.take(self.leases, token)
 
     def lease_tokens(self) -> list[str]:
         """
         The names under ``leases/``, those of leases that are being made among them.
         """
-        with _translated():
+        with translated():
             return os.listdir(self.leases)
 
     def keep_headroom(self) -> None:
@@ -316,7 +323,9 @@ class BlobFiles:
             if figures.f_bavail * figures.f_frsize < 4 * size:
                 return
             spare.touch()  # SQLite makes two files; one inode comes with the other
-            with path.open("ab") as file:  # not "xb": whoever makes it beside us is no failure, and loses nothing
+            with path.open(
+                "ab"
+            ) as file:  # not "xb": whoever makes it beside us is no failure, and loses nothing
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError:
             # Without it a full disk is harder to clean, and nothing else is: not worth failing for.
@@ -337,7 +346,7 @@ class BlobFiles:
         """
         What the filesystem has left for us.
         """
-        with _translated():
+        with translated():
             figures = os.statvfs(self.root)
         return figures.f_bavail * figures.f_frsize
 
@@ -386,7 +395,7 @@ class Ingest:
                 actual_bytes=self.received_bytes + len(data),
             )
         self._hasher.update(data)
-        with _translated():
+        with translated():
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
@@ -396,7 +405,7 @@ class Ingest:
         """
         Throw away what is here: the server starts from the first byte.
         """
-        with _translated():
+        with translated():
             self._file.truncate(0)
         self._hasher = Hasher(self._digest)
         self.received_bytes = 0
@@ -422,7 +431,7 @@ class Ingest:
                 expected=self._digest,
                 actual=actual,
             )
-        with _translated():
+        with translated():
             os.fchmod(self._file.fileno(), 0o444)
             os.fdatasync(self._file.fileno())
 

@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from ullage.blobs import Ingest
+from ullage.blobs import Ingest, translated
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
 from ullage.errors import DiskFull, ImageError, ImageNotFound, InvalidReference, StoreBusy
 from ullage.model import Problem
@@ -75,7 +75,14 @@ class Checker:
         if damage:
             # Rows of a damaged file cannot be trusted to judge the rest by.
             return [Problem("I12", "the database is damaged", "ullage.db", line) for line in damage]
-        problems = [*self._dead_leases(), *self._rows(), *self._blobs(), *self._strays(), *self._partials()]
+        with translated():
+            problems = [
+                *self._dead_leases(),
+                *self._rows(),
+                *self._blobs(),
+                *self._strays(),
+                *self._partials(),
+            ]
         return sorted(problems, key=lambda each: (each.invariant, each.problem, each.object))
 
     # ------------------------------------------------------------------ rows
@@ -169,7 +176,7 @@ class Checker:
         for reference in references:
             try:
                 repo = self._registry.repo(Reference.parse(reference), auth=self._auth)
-                with Ingest(path, row.digest, row.size) as ingest:
+                with translated(), Ingest(path, row.digest, row.size) as ingest:
                     ingest.restart()
                     if is_document:
                         ingest.write(repo.get_manifest(row.digest).raw)

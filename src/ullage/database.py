@@ -13,6 +13,7 @@ process's POSIX locks on it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -340,6 +341,13 @@ class Database:
         def _handle(context: ExceptionContext) -> None:
             original = context.original_exception
             if isinstance(original, sqlite3.Error):
+                if context.statement is None and context.connection is not None:
+                    # A COMMIT that fails may leave its transaction open, and SQLAlchemy takes it for over: the
+                    # connection would go back to the pool in it, and be of no use to anybody.
+                    driver = context.connection.connection.dbapi_connection
+                    if driver is not None:
+                        with contextlib.suppress(sqlite3.Error):
+                            driver.rollback()
                 raise _translate(original, path) from original
 
         return engine
