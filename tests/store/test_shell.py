@@ -328,3 +328,94 @@ def _typed_with(names):
             and typed.rule not in ("store_limit", "lease_blobs_stay")
         ):
             yield typed.sql.format_map(names)
+
+
+# ---------------------------------------------------------------------- what the rules cost
+
+
+def _make_images(connection, names, count):
+    """
+    So many images, each of a blob of its own and of one that all of them share, made as their pull would.
+    """
+    edge = "INSERT INTO manifest_blobs SELECT id, ?2, (SELECT id FROM blobs WHERE digest = ?3), ?4, 'x' FROM manifests WHERE digest = ?1"
+    connection.execute(_format("UPDATE leases SET status = 'complete' WHERE id = {live}", names))
+    connection.execute("UPDATE store SET max_bytes = 1 << 50")
+    (shared,) = connection.execute(_format("SELECT digest FROM blobs WHERE id = {leased}", names)).fetchone()
+    for number in range(count):
+        digest = digest_of(f"image {number}".encode())
+        connection.execute(
+            _format(
+                "INSERT INTO ingests (digest, size, lease_id, reserved_bytes, created_at) VALUES (?, 9, {live}, 9, '{now}')",
+                names,
+            ),
+            (digest,),
+        )
+        for sql in (
+            "UPDATE ingests SET received_bytes = size, state = 'arrived' WHERE digest = ?",
+            "INSERT INTO blobs (digest, size, created_at) SELECT digest, size, created_at FROM ingests WHERE digest = ?",
+            _format(
+                "INSERT INTO images (image_id, spec_image_name, pulled_at, last_used_at) VALUES (?, 'x', '{now}', '{now}')",
+                names,
+            ),
+            "INSERT INTO manifests (digest, image_id, media_type, created_at)"
+            " SELECT image_id, id, 'x', pulled_at FROM images WHERE image_id = ?",
+        ):
+            connection.execute(sql, (digest,))
+        for position, (blob, role) in enumerate(
+            ((digest, "manifest"), (digest, "config"), (shared, "layer"))
+        ):
+            connection.execute(edge, (digest, position, blob, role))
+        connection.execute("UPDATE manifests SET complete = 1 WHERE digest = ?", (digest,))
+        connection.execute(
+            "INSERT INTO repo_tags (reference, image_id, manifest_id, digest, updated_at)"
+            " SELECT 'docker.io/library/many:' || id, image_id, id, digest, created_at FROM manifests WHERE digest = ?",
+            (digest,),
+        )
+
+
+def _format(sql, names):
+    return sql.format_map(names)
+
+
+def _steps(connection, sql):
+    """
+    What the statement costs, in steps of SQLite's virtual machine: the same on every machine.
+    """
+    steps = 0
+
+    def step():
+        nonlocal steps
+        steps += 1
+
+    connection.set_progress_handler(step, 1)
+    connection.execute(sql).fetchall()
+    connection.set_progress_handler(None, 1)
+    return steps
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO manifest_blobs SELECT max(manifest_id), 3, {leased}, 'index', 'x' FROM manifest_blobs",
+        "DELETE FROM images WHERE id = (SELECT max(id) FROM images)",
+        "SELECT * FROM image_storage WHERE id = (SELECT max(id) FROM images)",
+        "SELECT * FROM image_listing WHERE id = (SELECT max(id) FROM images)",
+        "SELECT * FROM storage_usage",
+        "SELECT * FROM reclaimable WHERE digest = '{partial}'",
+        "UPDATE blobs SET state = 'doomed' WHERE id = {garbage}",
+        "INSERT INTO ingests (digest, size, lease_id, reserved_bytes, created_at) VALUES ('{new}', 5, {live}, 5, '{now}')",
+    ],
+)
+def test_the_cost_of_a_statement_does_not_grow_with_the_images_that_share_a_layer(sql, bench):
+    """
+    With foreign keys, which look through the tables that point at what goes.
+    """
+    costs = []
+    for count in (20, 400):
+        with closing(sqlite3.connect(bench.copies[STORE])) as source:
+            connection = copy_of(source, foreign_keys=True)
+        with closing(connection):
+            _make_images(connection, bench.names, count)
+            costs.append(_steps(connection, _format(sql, bench.names)))
+
+    assert costs[1] < costs[0] * 1.2 + 50, costs
