@@ -167,8 +167,9 @@ class Admission:
             if digests:
                 self._reserve(statement, digests, parameters, wanted, growth)
                 self._taken_bytes += sum(wanted[d] - found.resumable.get(d, 0) for d in digests)
-        if found.doomed:
-            self._execute(_LEASE, found.doomed, lease_id=self._lease_id)
+            if statement is _TAKE_BACK and digests:
+                # At once: making room for the rest would doom them again.
+                self._execute(_LEASE, digests, lease_id=self._lease_id)
         if self._given_up:
             # Last of all: a refusal undoes rows, and would not bring a file back.
             self._files.discard(self._given_up)
