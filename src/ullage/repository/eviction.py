@@ -55,14 +55,13 @@ class Evictor:
         """
         The next victim, if there is one: the least recently used of those that free something.
 
-        When none frees anything by itself, what is left is images that share all they have with each other: the
-        least recently used of them goes, and makes the others worth looking at again.
+        One that frees nothing now may do so when the next has gone, and is looked at again. Where none does, what is
+        left lives on in images that stay, and would go for nothing: two images cannot share all they have, for each
+        has a manifest of its own, and no two of those can name each other.
         """
         victim = next(self._worthwhile(), None)
         if victim is None:
-            if not self._candidates:
-                return False
-            victim = (self._candidates[0], 0)
+            return False
         row_id, frees = victim
         self._candidates.remove(row_id)
         self._take(row_id, frees, reason)
