@@ -48,7 +48,10 @@ class OpenStores:
     def __call__(self, root=None, *, read_timeout_seconds=10.0, **options):
         if "registry" not in options:
             options["registry"] = RegistryClient(
-                plain_http=True, connect_timeout_seconds=2.0, read_timeout_seconds=read_timeout_seconds
+                plain_http=True,
+                connect_timeout_seconds=2.0,
+                read_timeout_seconds=read_timeout_seconds,
+                backoff_seconds=0.01,
             )
         service = ImageService.open(self.root if root is None else root, **options)
         self._open.append(service)

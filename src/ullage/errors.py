@@ -20,6 +20,7 @@ Every exception that this package raises.
                 DigestMismatch                                                   21
                 SizeMismatch                                                     22
                 InvalidManifest                                                  23
+                UnsafeLayer                                                      24
         StoreError                       the store itself                        30
             StoreBusy                    the write lock was not free in time     31
             StoreCorrupt                 an invariant does not hold              32
@@ -46,6 +47,7 @@ __all__ = [
     "ImageError",
     "ImageInUse",
     "ImageNotFound",
+    "InvalidConfiguration",
     "InvalidManifest",
     "InvalidReference",
     "ManifestUnknown",
@@ -61,6 +63,7 @@ __all__ = [
     "StoreCorrupt",
     "StoreError",
     "StoreReadOnly",
+    "UnsafeLayer",
     "UnsuitableFilesystem",
     "UnsupportedContent",
 ]
@@ -140,13 +143,31 @@ class ImageInUse(ImageError):
         self.holders = holders
 
 
+class InvalidConfiguration(ImageError):
+    """
+    A file of settings that cannot be read or obeyed: a hosts.toml, a config.json, a certificate.
+
+    ``path`` is that file; ``line`` is where in it, None where nobody can say.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 6
+    hint = "put the file right, or take it away"
+
+    def __init__(self, message: str, *, path: str, line: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+        self.line = line
+
+
 class _RegistryAnswer(ImageError):
     """
     What an error that came from a registry carries.
 
     ``url`` has no credentials and no query in it; ``registry_errors`` are the
     registry's own (code, message) pairs as the distribution specification
-    defines them, bounded in number and length.
+    defines them, bounded in number and length. ``retry_after_seconds`` is what
+    it asked us to wait, where it did.
     """
 
     def __init__(
@@ -156,12 +177,14 @@ class _RegistryAnswer(ImageError):
         url: str | None = None,
         status: int | None = None,
         registry_errors: tuple[tuple[str, str], ...] = (),
+        retry_after_seconds: float | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.url = url
         self.status = status
         self.registry_errors = registry_errors
+        self.retry_after_seconds = retry_after_seconds
 
 
 class AuthenticationFailed(_RegistryAnswer):
@@ -369,6 +392,22 @@ class InvalidManifest(ContentError):
     """
 
     exit_code = 23
+
+
+class UnsafeLayer(ContentError):
+    """
+    A layer that cannot be unpacked, or not safely; nothing outside its directory was touched.
+
+    ``entry`` is the name in the tar at which we stopped, printable whatever its bytes; None where the stream itself
+    is no tar.
+    """
+
+    exit_code = 24
+    hint = "the image is broken or hostile: ask who built it"
+
+    def __init__(self, message: str, *, entry: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.entry = entry
 
 
 class StoreError(ImageError):

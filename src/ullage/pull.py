@@ -32,7 +32,7 @@ from ullage.errors import (
 )
 from ullage.manifest import MAX_DOCUMENT_BYTES, is_image_config, parse_config
 from ullage.model import ImageStatus, PullProgress, PullStatus
-from ullage.recovery import RESUMABLE_BYTES, give_back, owner_name, reap, sweep, sweep_quietly
+from ullage.recovery import give_back, owner_name, reap, sweep, sweep_quietly
 from ullage.repository import Edge, NewImage, Owner
 from ullage.resolve import Resolver
 
@@ -55,7 +55,6 @@ _T = TypeVar("_T")
 
 PARALLEL_FETCHES: Final = 3
 _CHUNK_BYTES: Final = 256 * 1024
-_ATTEMPTS: Final = 3
 _TICK_SECONDS: Final = 0.05
 _SHOWN_SECONDS: Final = 1.0
 # After these the bytes that arrived are as good as any; after others the image itself is wrong.
@@ -222,32 +221,22 @@ class Pull:
                 try:
                     ingest.finish()
                 except DigestMismatch:
-                    if not resumed:
+                    # What an earlier attempt left may have been torn by a power cut, and what a mirror serves
+                    # may be wrong: once more from the start.
+                    if not resumed and not self._repo.distrust(digest):
                         raise
-                    # What an earlier attempt left may have been torn by a power cut: once more from the start.
                     resumed = False
                     ingest.restart()
                 else:
                     return
 
     def _receive(self, ingest: Ingest, digest: Digest, size: int) -> None:
-        attempt = 0
-        while True:
-            before = ingest.received_bytes
-            try:
-                with self._repo.open_blob(digest, size=size, offset=before) as stream:
-                    if stream.offset < ingest.received_bytes:
-                        ingest.restart()
-                    while chunk := stream.read(_CHUNK_BYTES):
-                        ingest.write(chunk)
-                        self._received[digest] = ingest.received_bytes
-            except RegistryUnavailable:
-                # A broken body goes on where it broke; one that brings nothing new counts against the attempts.
-                attempt = attempt + 1 if ingest.received_bytes - before < RESUMABLE_BYTES else 1
-                if attempt >= _ATTEMPTS:
-                    raise
-            else:
-                return
+        with self._repo.open_blob(digest, size=size, offset=ingest.received_bytes) as stream:
+            if stream.offset < ingest.received_bytes:
+                ingest.restart()
+            while chunk := stream.read(_CHUNK_BYTES):
+                ingest.write(chunk)
+                self._received[digest] = ingest.received_bytes
 
     def _publish(self, token: str) -> None:
         if self._arrived:

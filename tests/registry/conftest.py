@@ -15,7 +15,7 @@ def client():
     """
     A client as a store has it; no test waits for its timeouts.
     """
-    with RegistryClient(plain_http=True) as client:
+    with RegistryClient(plain_http=True, backoff_seconds=0.01) as client:
         yield client
 
 
@@ -32,7 +32,13 @@ def hasty():
     """
     A client that loses patience soon.
     """
-    with RegistryClient(plain_http=True, connect_timeout_seconds=0.2, read_timeout_seconds=0.2) as client:
+    with RegistryClient(
+        plain_http=True,
+        connect_timeout_seconds=0.2,
+        read_timeout_seconds=0.2,
+        attempts=2,
+        backoff_seconds=0.01,
+    ) as client:
         yield client
 
 

@@ -16,7 +16,7 @@ from support.registry import FaultRegistry
 from ullage.errors import AccessDenied, AuthenticationFailed, RegistryUnavailable
 from ullage.model import AuthConfig
 from ullage.reference import Reference
-from ullage.registry.auth import Credentials, credentials_for
+from ullage.registry.identity import Credentials, credentials_for
 
 ALICE = AuthConfig(username="alice", password="wonderland")
 TOKENS = "/token"

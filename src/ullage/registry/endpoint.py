@@ -9,7 +9,17 @@ import socket
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-__all__ = ["Origin", "base_url", "is_local", "printable", "redirect_target", "same_registry", "shown"]
+__all__ = [
+    "Origin",
+    "base_url",
+    "is_local",
+    "may_speak_http",
+    "printable",
+    "redirect_target",
+    "registry_name",
+    "same_registry",
+    "shown",
+]
 
 _HUB: Final = "docker.io"
 #: Docker Hub answers to all of these; its API is at the one.
@@ -61,6 +71,17 @@ def base_url(domain: str, *, plain_http: bool) -> str:
     return f"{'http' if plain_http else 'https'}://{host}"
 
 
+def may_speak_http(domain: str) -> bool:
+    """
+    Whether a registry may answer in plain HTTP without being told to: what is sent stays on this machine.
+    """
+    try:
+        host = Origin.of(f"https://{domain}").host
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def same_registry(server_address: str, domain: str) -> bool:
     """
     Whether credentials for *server_address* are for the registry of *domain*.
@@ -68,17 +89,25 @@ def same_registry(server_address: str, domain: str) -> bool:
     The address may carry a scheme and a path, as Docker's own
     ``https://index.docker.io/v1/`` does; Docker Hub's names are one host.
     """
-    return _registry_key(server_address) == _registry_key(domain)
+    return registry_name(server_address) == registry_name(domain)
 
 
-def _registry_key(address: str) -> tuple[str, int]:
+def registry_name(address: str) -> str:
+    """
+    The one name of the registry at *address*: no scheme, no path, no default port, and one for Docker Hub.
+
+    >>> registry_name("https://index.docker.io/v1/")
+    'docker.io'
+    """
     text = address.strip()
     try:
         origin = Origin.of(text if "://" in text else f"https://{text}")
     except ValueError:
-        return (text, -1)
-    port = 443 if origin.port == _DEFAULT_PORTS[origin.scheme] else origin.port
-    return (_HUB if origin.host in _HUB_NAMES else origin.host, port)
+        return text
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    if origin.port != _DEFAULT_PORTS[origin.scheme]:
+        return f"{host}:{origin.port}"
+    return _HUB if host in _HUB_NAMES else host
 
 
 def is_local(host: str) -> bool:
@@ -101,9 +130,9 @@ def is_local(host: str) -> bool:
     return address.is_loopback or address.is_unspecified or address.is_link_local
 
 
-def redirect_target(url: str, location: str) -> str:
+def redirect_target(url: str, location: str, *, from_here: bool = False) -> str:
     """
-    The absolute URL that *location* means in an answer to *url*.
+    The absolute URL that *location* means in an answer to *url*, which came from this machine when *from_here*.
 
     Raises:
         ValueError: we do not go there: no http or https, from https down to
@@ -116,7 +145,7 @@ def redirect_target(url: str, location: str) -> str:
     here, there = Origin.of(url), Origin.of(target)
     if here.scheme == "https" and there.scheme == "http":
         raise ValueError("from https down to http")
-    if is_local(there.host) and not is_local(here.host):
+    if is_local(there.host) and not (from_here or is_local(here.host)):
         raise ValueError("from another machine to this one")
     return target
 

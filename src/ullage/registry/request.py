@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ullage.errors import PullCancelled
+from ullage.registry.route import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ullage.registry.route import Route
     from ullage.registry.wire import Exchange
 
 __all__ = ["Group", "Request"]
@@ -31,17 +33,43 @@ class Request:
     doing: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
+    route: Route = DIRECT
 
 
 class Group:
     """
-    The exchanges of one pull, so that they can be aborted together.
+    The exchanges of one pull, so that they can be aborted together; a `child` can be aborted alone as well.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._exchanges: set[Exchange] = set()
+        self._children: set[Group] = set()
+        self._parent: Group | None = None
         self._aborted = threading.Event()
+
+    def child(self) -> Group:
+        """
+        A group that ends with this one, or before it. `leave` it when its work is done.
+        """
+        group = Group()
+        group._parent = self
+        with self._lock:
+            self._children.add(group)
+        if self._aborted.is_set():
+            group.abort()
+        return group
+
+    def leave(self) -> None:
+        """
+        The parent need not know any more.
+        """
+        if self._parent is not None:
+            self._parent.forget(self)
+
+    def forget(self, child: Group) -> None:
+        with self._lock:
+            self._children.discard(child)
 
     def add(self, exchange: Exchange) -> None:
         with self._lock:
@@ -56,8 +84,8 @@ class Group:
     def abort(self) -> None:
         self._aborted.set()
         with self._lock:
-            exchanges = tuple(self._exchanges)
-        for each in exchanges:
+            ended: tuple[Exchange | Group, ...] = (*self._exchanges, *self._children)
+        for each in ended:
             each.abort()
 
     def pause(self, seconds: float) -> None:

@@ -7,30 +7,35 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import re
-import ssl
 import threading
 from collections import OrderedDict
-from typing import Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from urllib3 import HTTPConnectionPool, HTTPResponse
-from urllib3.exceptions import HTTPError, ProtocolError
-from urllib3.util import Timeout
+from urllib3.connection import ProxyConfig
+from urllib3.exceptions import HTTPError
+from urllib3.util import Timeout, parse_url
 
 from ullage.errors import PullCancelled, RegistryUnavailable
 from ullage.registry.answers import TRANSIENT, retry_after_seconds
 from ullage.registry.endpoint import Origin, printable, redirect_target, shown
-from ullage.registry.faults import unavailable
+from ullage.registry.faults import may_pass, unavailable, was_stale
+from ullage.registry.proxies import proxy_for, read_proxy
 from ullage.registry.request import Group, Request
+from ullage.registry.route import TLS
+from ullage.registry.tls import Contexts
 from ullage.registry.wire import Exchange, PlainPool, Switchboard, TLSPool
+
+if TYPE_CHECKING:
+    from ullage.registry.patience import Patience
+    from ullage.registry.proxies import Proxy
+    from ullage.registry.route import Route
 
 __all__ = ["Answer", "Transport"]
 
-_ATTEMPTS: Final = 3
-_BACKOFF_SECONDS: Final = 0.1
-#: A registry that asks us to wait for longer is told to the caller instead.
-_MAX_RETRY_AFTER_SECONDS: Final = 5.0
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 5
 #: Hosts whose connections are kept.
@@ -41,6 +46,9 @@ _CONNECTIONS: Final = 64
 _DRAIN_BYTES: Final = 64 * 1024
 #: Documents must be here within this many read timeouts; blobs only keep their pace.
 _DEADLINE_TIMEOUTS: Final = 4
+
+#: What a host that we were sent to by another may see of what we send to that other one.
+_ONWARD_HEADERS: Final = frozenset({"accept", "range", "if-range"})
 
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -56,6 +64,7 @@ class Answer:
         self.request = request
         self.status = response.status
         self.url = request.url
+        self.from_here = exchange.here
         self.origin = origin
         self._exchange = exchange
         self._response = response
@@ -152,19 +161,25 @@ class Transport:
     """
 
     def __init__(
-        self, *, connect_timeout_seconds: float, read_timeout_seconds: float, user_agent: str
+        self,
+        *,
+        connect_timeout_seconds: float,
+        read_timeout_seconds: float,
+        min_bytes_per_second: float,
+        user_agent: str,
     ) -> None:
-        self._timeout = Timeout(connect=connect_timeout_seconds, read=read_timeout_seconds)
+        self._connect_timeout_seconds = connect_timeout_seconds
         self._read_timeout_seconds = read_timeout_seconds
+        self._min_bytes_per_second = min_bytes_per_second
         self._user_agent = user_agent
         self._switchboard = Switchboard()
+        self._contexts = Contexts()
         self._lock = threading.Lock()
-        self._pools: OrderedDict[Origin, HTTPConnectionPool] = OrderedDict()
-        self._tls: ssl.SSLContext | None = None
+        self._pools: OrderedDict[tuple[object, ...], HTTPConnectionPool] = OrderedDict()
         self._pid = os.getpid()
         self._closed = False
 
-    def fetch(self, request: Request, *, group: Group) -> Answer:
+    def fetch(self, request: Request, *, group: Group, patience: Patience) -> Answer:
         """
         Send *request*, again where that may help, and go where it is redirected.
 
@@ -173,15 +188,16 @@ class Transport:
 
         Raises:
             RegistryUnavailable: no answer, or redirects that we do not follow.
+            InvalidConfiguration: a certificate or a proxy that we were told to use is none.
             PullCancelled: *group* was aborted.
         """
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._attempts(request, group)
+            answer = self._attempts(request, group, patience)
             if answer.status not in _REDIRECTS or request.body is not None:
                 return answer
             location = answer.header("Location")
             answer.finish()
-            request = _redirected(request, location, answer.status)
+            request = _redirected(answer, location)
         raise RegistryUnavailable(
             f"{request.doing}: more than {_MAX_REDIRECTS} redirects",
             url=shown(request.url),
@@ -197,98 +213,122 @@ class Transport:
         for each in pools:
             each.close()
 
-    def _attempts(self, request: Request, group: Group) -> Answer:
-        for attempt in range(1, _ATTEMPTS + 1):
+    def _attempts(self, request: Request, group: Group, patience: Patience) -> Answer:
+        retries = patience.retries()
+        while True:
             group.check()
-            backoff = _BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311  jitter, not a secret
             try:
                 answer = self._once(request, group)
             except RegistryUnavailable as error:
-                # A kept connection that the server had closed, a reset: ask again. Refused, no such host, bad
-                # certificate, silence: the next attempt would end the same way, and later.
-                if attempt == _ATTEMPTS or not _was_reset(error.__cause__):
+                wait = retries.wait_seconds() if may_pass(error) else None
+                if wait is None:
                     raise
-                group.pause(backoff)
-                continue
-            if answer.status not in TRANSIENT or attempt == _ATTEMPTS:
-                return answer
-            asked = retry_after_seconds(answer.header("Retry-After"))
-            if asked is not None and asked > _MAX_RETRY_AFTER_SECONDS:
-                return answer
-            answer.finish()
-            group.pause(backoff if asked is None else asked)
-        raise AssertionError("the last attempt returns or raises")
+            else:
+                if answer.status not in TRANSIENT:
+                    return answer
+                wait = retries.wait_seconds(retry_after_seconds(answer.header("Retry-After")))
+                if wait is None:
+                    return answer
+                answer.finish()
+            group.pause(wait)
 
     def _once(self, request: Request, group: Group) -> Answer:
-        exchange = Exchange(
-            pace_seconds=self._read_timeout_seconds,
-            deadline_seconds=_DEADLINE_TIMEOUTS * self._read_timeout_seconds,
-        )
-        group.add(exchange)
-        self._switchboard.exchange = exchange
-        try:
-            origin = Origin.of(request.url)
-            response = self._pool(origin).urlopen(
-                request.method,
-                _target(request.url),
-                body=request.body,
-                headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity", **request.headers},
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=self._timeout,
-                preload_content=False,
-                decode_content=False,
+        while True:
+            exchange = Exchange(
+                target=_target(request.url),
+                not_here=request.route.not_here,
+                pace_seconds=self._read_timeout_seconds,
+                min_bytes_per_second=self._min_bytes_per_second,
+                deadline_seconds=_DEADLINE_TIMEOUTS * self._read_timeout_seconds,
             )
-        except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            group.discard(exchange)
-            if exchange.aborted:
-                raise PullCancelled(f"{request.doing}: aborted") from error
-            raise unavailable(
-                error, request.url, doing=request.doing, complaint=exchange.complaint
-            ) from error
-        except BaseException:
-            group.discard(exchange)
-            raise
-        finally:
-            self._switchboard.exchange = None
-        assert isinstance(response, HTTPResponse)
-        return Answer(request, exchange, response, group, origin=origin)
+            group.add(exchange)
+            self._switchboard.exchange = exchange
+            try:
+                response = self._send(request, exchange)
+            except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+                group.discard(exchange)
+                if exchange.aborted:
+                    raise PullCancelled(f"{request.doing}: aborted") from error
+                if not exchange.made_connection and was_stale(error):
+                    # The server had closed a connection that we had kept: it has seen nothing of this. The
+                    # next one may be as old; in the end there is a fresh one.
+                    continue
+                raise unavailable(
+                    error, request.url, doing=request.doing, complaint=exchange.complaint
+                ) from error
+            except BaseException:
+                group.discard(exchange)
+                raise
+            finally:
+                self._switchboard.exchange = None
+            return Answer(request, exchange, response, group, origin=Origin.of(request.url))
 
-    def _pool(self, origin: Origin) -> HTTPConnectionPool:
+    def _send(self, request: Request, exchange: Exchange) -> HTTPResponse:
+        origin, route = Origin.of(request.url), request.route
+        proxy = read_proxy(route.proxy, source="hosts.toml") if route.proxy else proxy_for(origin, os.environ)
+        headers = {"User-Agent": self._user_agent, "Accept-Encoding": "identity", **request.headers}
+        forwarded = proxy is not None and origin.scheme == "http"
+        if proxy is not None and forwarded:
+            # A proxy is asked for the whole URL; only to TLS it makes a tunnel.
+            exchange.target = f"{request.url.partition('/')[0]}//{_authority(origin)}{exchange.target}"
+            if proxy.authorization:
+                headers["Proxy-Authorization"] = proxy.authorization
+        connect = route.connect_timeout_seconds or self._connect_timeout_seconds
+        response = self._pool(origin, route, proxy).urlopen(
+            request.method,
+            # What the pool sees stands in its log: the query does not.
+            exchange.target.partition("?")[0],
+            body=request.body,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=Timeout(connect=connect, read=self._read_timeout_seconds),
+            preload_content=False,
+            decode_content=False,
+        )
+        assert isinstance(response, HTTPResponse)
+        return response
+
+    def _pool(self, origin: Origin, route: Route, proxy: Proxy | None) -> HTTPConnectionPool:
+        # A connection that may lead to this machine is not for a request that may not.
+        context = self._contexts.get(route.tls) if origin.scheme == "https" else None
+        key = (origin, context, proxy, route.not_here)
         with self._lock:
             if self._pid != os.getpid():
                 # The parent goes on using these sockets: forget them, and let nothing be sent on them.
                 self._pools, self._pid = OrderedDict(), os.getpid()
             if self._closed:
                 raise PullCancelled("the registry client was closed")
-            pool = self._pools.get(origin)
+            pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[origin] = self._new_pool(origin)
-            self._pools.move_to_end(origin)
+                pool = self._pools[key] = self._new_pool(origin, route, proxy)
+            self._pools.move_to_end(key)
             oldest = self._pools.popitem(last=False)[1] if len(self._pools) > _MAX_POOLS else None
         if oldest is not None:
             oldest.close()
         return pool
 
-    def _new_pool(self, origin: Origin) -> HTTPConnectionPool:
-        if origin.scheme == "http":
-            return PlainPool(origin.host, origin.port, maxsize=_CONNECTIONS, switchboard=self._switchboard)
-        if self._tls is None:
-            # Loading the machine's certificates takes 10 ms or more: once, not for each connection.
-            self._tls = ssl.create_default_context()
-        return TLSPool(
-            origin.host,
-            origin.port,
-            maxsize=_CONNECTIONS,
-            ssl_context=self._tls,
-            switchboard=self._switchboard,
-        )
+    def _new_pool(self, origin: Origin, route: Route, proxy: Proxy | None) -> HTTPConnectionPool:
+        options: dict[str, Any] = {"maxsize": _CONNECTIONS, "switchboard": self._switchboard}
+        if proxy is not None:
+            options["_proxy"] = parse_url(proxy.url)
+            context = self._contexts.get(TLS(ca=route.tls.ca)) if proxy.scheme == "https" else None
+            options["_proxy_config"] = ProxyConfig(context, False, None, None)
+        if origin.scheme == "https":
+            if proxy is not None and proxy.authorization:
+                options["_proxy_headers"] = {"Proxy-Authorization": proxy.authorization}
+            return TLSPool(origin.host, origin.port, ssl_context=self._contexts.get(route.tls), **options)
+        if proxy is None:
+            return PlainPool(origin.host, origin.port, **options)
+        if proxy.scheme == "http":
+            return PlainPool(proxy.host, proxy.port, **options)
+        return TLSPool(proxy.host, proxy.port, ssl_context=context, **options)
 
 
-def _was_reset(error: BaseException | None) -> bool:
-    causes = error.args if isinstance(error, ProtocolError) else ()
-    return any(isinstance(each, ConnectionResetError | BrokenPipeError) for each in causes)
+def _authority(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return f"{host}:{origin.port}"
 
 
 def _target(url: str) -> str:
@@ -299,23 +339,30 @@ def _target(url: str) -> str:
     """
     rest = url.partition("://")[2].partition("#")[0]
     slash = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-    return "/" + rest[slash:].lstrip("/")
+    return "/" + quote(rest[slash:].lstrip("/"), safe="%/:=&?~+!$,;'@()*")
 
 
-def _redirected(request: Request, location: str, status: int) -> Request:
+def _redirected(answer: Answer, location: str) -> Request:
+    request = answer.request
     try:
         if not location:
             raise ValueError("no Location")  # noqa: TRY301  one place says what is wrong with a redirect
-        target = redirect_target(request.url, location)
+        target = redirect_target(request.url, location, from_here=answer.from_here)
         kept = Origin.of(target) == Origin.of(request.url)
     except ValueError as error:
         raise RegistryUnavailable(
             f"{request.doing}: a redirect that we do not follow: {printable(str(error), 200)}",
             url=shown(request.url),
-            status=status,
+            status=answer.status,
             hint="the registry or something before it sends us elsewhere; ask its owner",
         ) from error
-    headers = {
-        name: value for name, value in request.headers.items() if kept or name.lower() != "authorization"
-    }
-    return Request(request.method, target, request.doing, headers)
+    if kept:
+        return replace(request, url=target)
+    headers = {name: value for name, value in request.headers.items() if name.lower() in _ONWARD_HEADERS}
+    return Request(
+        request.method,
+        target,
+        request.doing,
+        headers,
+        route=request.route.onward(not_here=not answer.from_here),
+    )

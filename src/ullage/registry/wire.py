@@ -21,31 +21,57 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from ullage.registry.connect import open_socket
+from ullage.registry.endpoint import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from urllib3 import HTTPResponse
+    from urllib3._base_connection import BaseHTTPConnection
 
-__all__ = ["Exchange", "PlainPool", "Switchboard", "TLSPool"]
+__all__ = ["Exchange", "Hopeless", "PlainPool", "Switchboard", "TLSPool"]
 
 #: Status line and headers, chunk sizes and trailers: http.client alone would take 6.5 MB, again and again.
 OVERHEAD_BYTES: Final = 1024 * 1024
-#: Below this, averaged over a read timeout's worth of waiting, a server does not serve.
-MIN_BYTES_PER_SECOND: Final = 100
 _BUFFER_BYTES: Final = 64 * 1024
+
+
+class Hopeless(OSError):
+    """
+    What the meter stopped, and what it would have to stop again.
+    """
 
 
 class Exchange:
     """
-    The meter and the handle of one request. Made by `Switchboard.exchange`.
+    The meter and the handle of one request.
 
-    ``complaint`` says why the meter stopped the exchange, where it did.
+    ``complaint`` says why the meter stopped the exchange, where it did. The
+    rest is between a request and the connection that carries it: ``target`` is
+    what stands in its request line, ``not_here`` and ``made_connection`` and
+    ``here`` say whether it may lead to this machine, whether a connection was
+    made for it, and whether that one leads to this machine.
     """
 
-    def __init__(self, *, pace_seconds: float, deadline_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        target: str,
+        not_here: bool,
+        pace_seconds: float,
+        min_bytes_per_second: float,
+        deadline_seconds: float,
+    ) -> None:
+        self.target = target
+        self.not_here = not_here
+        self.made_connection = False
+        self.here = False
         self.aborted = False
         self.complaint: str | None = None
+        self._min_bytes_per_second = min_bytes_per_second
         self._pace_seconds = pace_seconds
         self._deadline: float | None = time.monotonic() + deadline_seconds
         self._deadline_seconds = deadline_seconds
@@ -102,7 +128,7 @@ class Exchange:
             raise ConnectionAbortedError("aborted by the caller")
         if self._deadline is not None and time.monotonic() > self._deadline:
             self.complaint = f"no complete answer within {self._deadline_seconds:g} s"
-            raise TimeoutError(self.complaint)
+            raise Hopeless(self.complaint)
 
     def received(self, count: int, waited_seconds: float) -> None:
         """
@@ -112,14 +138,14 @@ class Exchange:
         self._allowance -= count
         if self._allowance < 0:
             self.complaint = "headers or chunk framing without end"
-            raise ConnectionAbortedError(self.complaint)
+            raise Hopeless(self.complaint)
         self._waited += waited_seconds
         self._arrived += count
         if self._waited >= self._pace_seconds:
-            if self._arrived < MIN_BYTES_PER_SECOND * self._waited:
+            if self._arrived < self._min_bytes_per_second * self._waited:
                 self.complaint = (
                     f"too slow: {self._arrived} bytes in {self._waited:.1f} s of waiting, "
-                    f"below {MIN_BYTES_PER_SECOND} bytes/s"
+                    f"below {self._min_bytes_per_second:g} bytes/s"
                 )
                 raise TimeoutError(self.complaint)
             self._waited, self._arrived = 0.0, 0
@@ -177,22 +203,34 @@ class _MeteredResponse(http.client.HTTPResponse):
 
 class _Connection(HTTPConnection):
     """
-    A connection that tells the exchange which socket it uses.
+    A connection that tells the exchange which socket it uses, and asks it what to send.
+
+    The pool above only sees the path: what it sees it writes into its log, and
+    the query of a URL may be a signature.
     """
 
     def __init__(self, *args: Any, switchboard: Switchboard, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **options)
         self._switchboard = switchboard
         self._exchange: Exchange | None = None
+        self._twin: socket.socket | None = None
+        self._here = False
 
     def connect(self) -> None:
         super().connect()
+        self._now.made_connection = True
+        if isinstance(self.sock, socket.socket):
+            self._drop_twin()
         self._tell()
 
-    def request(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
+    def close(self) -> None:
+        self._drop_twin()
+        super().close()
+
+    def request(self, method: str, url: str, *args: Any, **options: Any) -> None:  # noqa: ANN401, ARG002
         if self.sock is not None:
             self._tell()
-        super().request(*args, **options)
+        super().request(method, self._now.target, *args, **options)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3's own
         exchange = self._tell()
@@ -202,14 +240,59 @@ class _Connection(HTTPConnection):
         self.response_class = answer  # type: ignore[assignment]
         return super().getresponse()
 
-    def _tell(self) -> Exchange:
+    def _new_conn(self) -> socket.socket:
+        exchange = self._now
+        timeout = self.timeout
+        assert isinstance(timeout, int | float), "every request has a timeout for its connection"
+        try:
+            opened = open_socket(
+                self._dns_host,
+                self.port,
+                timeout_seconds=timeout,
+                options=self.socket_options or (),
+                exchange=exchange,
+                # To a proxy on this machine we go by our own choice.
+                not_here=exchange.not_here and not self.proxy,
+            )
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "no connection in time") from error
+        except OSError as error:
+            raise NewConnectionError(self, "no connection") from error
+        try:
+            self._here = not self.proxy and is_local(str(opened.getpeername()[0]))
+            # TLS takes the descriptor over while it shakes hands, and the object that we hold becomes a husk;
+            # TLS through a proxy's TLS is no socket at all. A duplicate still ends the connection when it is
+            # shut down.
+            self._twin = opened.dup()
+            exchange.attach(self._twin)
+        except OSError:
+            opened.close()
+            self._drop_twin()
+            raise
+        return opened
+
+    @property
+    def _now(self) -> Exchange:
         exchange = self._switchboard.exchange
         assert exchange is not None, "requests are sent by Transport alone"
+        return exchange
+
+    def _tell(self) -> Exchange:
+        exchange = self._now
         if self._exchange is not None and self._exchange is not exchange:
             self._exchange.detach()
         self._exchange = exchange
-        exchange.attach(cast("socket.socket", self.sock))
+        exchange.here = self._here
+        exchange.attach(cast("socket.socket", self._twin or self.sock))
         return exchange
+
+    def _drop_twin(self) -> None:
+        if self._twin is not None:
+            self._now.detach()
+            self._twin.close()
+            self._twin = None
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
@@ -222,3 +305,8 @@ class PlainPool(HTTPConnectionPool):
 
 class TLSPool(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
+
+    def _validate_conn(self, conn: BaseHTTPConnection) -> None:
+        # Theirs also warns, at each connection, where certificates are not verified. Who asked for that knows.
+        if conn.is_closed:
+            conn.connect()
