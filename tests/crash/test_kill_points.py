@@ -14,28 +14,11 @@ import shutil
 import pytest
 
 from support import audit
-from support.flows import CODES, FLOWS, broken_promises, open_store
-from support.killpoints import CHANGES, Call
-from support.scenes import SCENES
+from support.flows import FLOWS, broken_promises, open_store
+from support.killpoints import CHANGES
+from support.scenes import SCENES, undisturbed
 
 EVERY_POINT = bool(os.environ.get("ULLAGE_TORTURE"))
-
-
-def undisturbed(workshop, scene):
-    """
-    The calls of a scene that nobody disturbs, and the store that it ends with.
-    """
-    root = workshop.copy(workshop.prepared(scene))
-    child = workshop.spawn(scene, root)
-    child.wait()
-    assert child.completed
-    assert not child.heard("untyped")
-    assert not child.heard("raised")
-    (calls,) = child.heard("trace")[0]
-    with open_store(root, **scene.options(workshop)) as store:
-        store.collect()
-    assert audit.at_rest(root, limit_was_lowered=scene.limit_was_lowered) == []
-    return [Call(*each) for each in calls], audit.summary(root)
 
 
 def recovered(workshop, scene, root, child, expected):
@@ -105,4 +88,3 @@ def test_a_call_is_seen_whatever_it_does(workshop):
     assert {"begin", "select", "statement", "commit"} <= seen
     made, _ = undisturbed(workshop, SCENES["a store is made"])
     assert {"mkdir", "fallocate", "checkpoint", "pragma", "connect"} <= {call.kind for call in made}
-    assert CODES

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["at_rest", "of_wreck", "summary"]
 
-_HEADROOM_BYTES = 8 << 20
-
 
 def of_wreck(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
     """
@@ -41,9 +39,7 @@ def of_wreck(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
         if name not in announced | kept
     ]
     found += [
-        f"I2: file without a row: ingest/{name}"
-        for name in _names(root, "ingest")
-        if name not in announced
+        f"I2: file without a row: ingest/{name}" for name in _names(root, "ingest") if name not in announced
     ]
     return found + [
         f"I8: lease without its file: {token}" for token in tokens if not (root / "leases" / token).exists()
@@ -87,8 +83,8 @@ def at_rest(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
         f"a file is left: {folder}/{name}" for folder in ("trash", "leases") for name in _names(root, folder)
     ]
     headroom = root / "headroom"
-    if headroom.exists() and headroom.stat().st_size != _HEADROOM_BYTES:
-        found.append(f"headroom of {headroom.stat().st_size} bytes")
+    if headroom.exists() and not headroom.stat().st_size:
+        found.append("headroom with no room in it")
     return found
 
 

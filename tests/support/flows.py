@@ -7,6 +7,7 @@ A flow says aloud what it was told is done, so that it can be held against what 
 from __future__ import annotations
 
 import errno
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -178,24 +179,38 @@ def perform(question: dict[str, Any], points: Points, say: Callable[..., None]) 
     """
     flow, arguments = FLOWS[question["flow"]], question["arguments"]
     root, options = Path(question["root"]), question["options"]
+    said: list[list[Any]] = []
+
+    def tell(word: str, *facts: object) -> None:
+        said.append([word, *facts])
+        say(word, *facts)
+
     store: ImageService | None = None
     points.armed = question["arm"] == "start"
     try:
         store = open_store(root, **options)
         points.armed = True
-        flow(store, say, **arguments)
+        flow(store, tell, **arguments)
         closing, store = store, None
         closing.close()
     except ImageError as error:
         say("raised", type(error).__name__, str(error))
     except Exception:  # noqa: BLE001 -- it is what the test looks for
-        say("untyped", traceback.format_exc())
+        say("untyped", _where())
     points.armed = False
     if points.fired is not None:
         say("fired", *points.fired)
-        if store is None:
-            store = open_store(root, **options)
-        _aftermath(store, say, lambda: flow(store, lambda *_: None, **arguments))
+        try:
+            store = open_store(root, **options) if store is None else store
+            store.collect()
+            problems = [
+                f"{each.invariant}: {each.problem}: {each.object}" for each in store.check(digests=True)
+            ]
+            say("problems", problems + broken_promises(store, said))
+            flow(store, lambda *_: None, **arguments)
+            say("done again")
+        except Exception:  # noqa: BLE001 -- it is what the test looks for
+            say("untyped", _where())
     if store is not None:
         store.close()
     for each in points.overfilled:
@@ -203,17 +218,15 @@ def perform(question: dict[str, Any], points: Points, say: Callable[..., None]) 
     say("trace", [list(each) for each in points.calls])
 
 
-def _aftermath(store: ImageService, say: Callable[..., None], again: Callable[[], None]) -> None:
-    try:
-        store.collect()
-        say(
-            "problems",
-            [f"{each.invariant}: {each.problem}: {each.object}" for each in store.check(digests=True)],
-        )
-        again()
-        say("done again")
-    except Exception:  # noqa: BLE001 -- it is what the test looks for
-        say("untyped", traceback.format_exc())
+def _where() -> list[str]:
+    """
+    The exception that is being handled, and the package's lines that it came by.
+    """
+    kind, error, trace = sys.exc_info()
+    frames = [each for each in traceback.extract_tb(trace) if "/ullage/" in each.filename]
+    return [f"{Path(each.filename).name}:{each.lineno} {each.line}" for each in frames[-4:]] + [
+        f"{kind}: {error}"
+    ]
 
 
 CODES = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES}

@@ -10,8 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from support import audit
 from support.flows import open_store
 from support.images import ImageBuilder, noise
+from support.killpoints import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from support.nursery import Child, Nursery
     from support.registry import FaultRegistry
 
-__all__ = ["SCENES", "Scene", "Workshop"]
+__all__ = ["SCENES", "Scene", "Workshop", "undisturbed"]
 
 #: More than is worth resuming, and more than one chunk of a body.
 LARGE_BYTES = 300_000
@@ -61,7 +63,7 @@ class Workshop:
         """
         target = self.new_root()
         if root.exists():
-            shutil.copytree(root, target, ignore=shutil.ignore_patterns("headroom"))
+            shutil.copytree(root, target, ignore=shutil.ignore_patterns("headroom*"))
         return target
 
     def prepared(self, scene: Scene) -> Path:
@@ -71,7 +73,6 @@ class Workshop:
         if scene.name not in self._templates:
             root = self.new_root()
             scene.prepare(self, root)
-            shutil.rmtree(root / "headroom", ignore_errors=True)
             self._templates[scene.name] = root
         return self._templates[scene.name]
 
@@ -287,3 +288,20 @@ SCENES: dict[str, Scene] = {
         Scene("a recovery", "nothing", _wrecked, arm="start"),
     )
 }
+
+
+def undisturbed(workshop: Workshop, scene: Scene) -> tuple[list[Call], dict[str, Any]]:
+    """
+    The calls of a scene that nobody disturbs, and the store that it ends with.
+    """
+    root = workshop.copy(workshop.prepared(scene))
+    child = workshop.spawn(scene, root)
+    child.wait()
+    assert child.completed
+    assert not child.heard("untyped")
+    assert not child.heard("raised")
+    (calls,) = child.heard("trace")[0]
+    with open_store(root, **scene.options(workshop)) as store:
+        store.collect()
+    assert audit.at_rest(root, limit_was_lowered=scene.limit_was_lowered) == []
+    return [Call(*each) for each in calls], audit.summary(root)
