@@ -27,6 +27,8 @@ PER_MUTANT = max(2 * PER_STORE, STATEMENTS // 50)
 FOUND_AT_LEAST = 35
 SEEDS = range(max(1, STATEMENTS // PER_STORE))
 
+pytestmark = pytest.mark.timeout(120 + STATEMENTS // 50)
+
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
