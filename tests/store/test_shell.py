@@ -5,6 +5,8 @@ The table is `support.typed`. It is typed into the real shell, with foreign keys
 and on; and each rule is taken out of the schema in turn, to see that it was that one which held.
 """
 
+# ruff: noqa: E501, ISC004 -- SQL reads by its lines, and is put together from pieces
+
 from __future__ import annotations
 
 import re
