@@ -92,16 +92,23 @@ class Checker:
             lock = self._files.take_lease(token)
             if lock is None:
                 continue
+            problem = Problem("I8", "lease of a dead owner", token, "its lock is free")
+            ended = True
             try:
                 if token not in self._repository.tokens():
                     continue  # its owner ended it while we looked
-                problem = Problem("I8", "lease of a dead owner", token, "its lock is free")
                 if self._repair:
                     give_back(self._repository, self._files, token, keep=True)
                     problem = replace(problem, repaired=True)
-                yield problem
+                else:
+                    ended = False
             finally:
-                lock.drop()
+                # The file of a lease whose row stands stays, or two could take its lock at once.
+                if ended:
+                    lock.drop()
+                else:
+                    lock.let_go()
+            yield problem
 
     def _rows(self) -> Iterator[Problem]:
         found = self._repository.row_problems()
@@ -210,8 +217,11 @@ class Checker:
 
     def _stray(self, path: Path, algorithm: str | None) -> Iterator[Problem]:
         digests = set(_digests_of(path.name, algorithm))
-        # The row may have come, or the file gone, since the directory was read.
-        if self._repository.explained(digests, ingests_only=algorithm is None) or not path.exists():
+        # The row may have come, or the file gone, since the directory was read; and either again while we ask.
+        seen = _identity_of(path)
+        if seen is None or self._repository.explained(digests, ingests_only=algorithm is None):
+            return
+        if _identity_of(path) != seen:
             return
         problem = Problem(
             "I2", "file without a row", str(path.relative_to(self._files.root)), "garbage, never damage"
@@ -221,7 +231,9 @@ class Checker:
                 digests, lambda: self._files.trash_stray(path), ingests_only=algorithm is None
             )
             self._files.empty_trash()
-            problem = replace(problem, repaired=removed)
+            if not removed:
+                return  # a row explains it by now
+            problem = replace(problem, repaired=True)
         yield problem
 
     def _partials(self) -> Iterator[Problem]:
@@ -252,6 +264,14 @@ def _has_digest(path: Path, digest: Digest) -> bool:
         while chunk := file.read(_CHUNK_BYTES):
             hasher.update(chunk)
     return hasher.matches
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
 
 
 def _size_of(path: Path) -> int:

@@ -78,6 +78,15 @@ class FileLock:
     def is_held(self) -> bool:
         return self._descriptor >= 0
 
+    def is_of(self, path: Path) -> bool:
+        """
+        Whether the file that is locked is the one at *path* now.
+        """
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(path))  # noqa: PTH116 -- beside fstat
+        except FileNotFoundError:
+            return False
+
     def release(self) -> None:
         """
         Let go. Harmless when already done, and in a forked child, which never had the lock.
@@ -137,11 +146,23 @@ class LeaseLock:
         """
         path = directory / token
         lock = FileLock.try_acquire(path)
-        return None if lock is None else cls(path, lock)
+        if lock is None:
+            return None
+        if not lock.is_of(path):
+            # Whoever had it removed the file before we got its lock; a third may have made and locked it anew.
+            lock.release()
+            return None
+        return cls(path, lock)
 
     @property
     def is_held(self) -> bool:
         return self._lock.is_held
+
+    def let_go(self) -> None:
+        """
+        Let go of a lease that was only looked at: its row stands, and whoever ends it takes the lock again.
+        """
+        self._lock.release()
 
     def drop(self) -> None:
         """
