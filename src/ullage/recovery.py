@@ -118,6 +118,8 @@ def sweep(repository: ImageRepository, files: BlobFiles) -> Reclaimed:
     count = size = 0
     while repository.doomed(1):
         swept = repository.sweep(files.trash, _BATCH)
+        if not swept:
+            break
         count += len(swept)
         size += sum(each for _, each in swept)
     files.empty_trash()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import delete, exists, func, select, text, update
+from sqlalchemy import delete, exists, func, or_, select, text, update
 
 from ullage.digest import Digest
 from ullage.errors import StoreCorrupt
@@ -217,20 +217,40 @@ class Inspection(Records):
         Recount the counters, set what the database can work out to the truth, drop rows that point nowhere. One write.
         """
         with self._database.write() as connection:
-            _drop_orphans(connection)
+            limit = connection.execute(select(store.c.max_bytes)).scalar_one()
+            # The truth may be over the limit, which a change of counters may not be: it is out of the way meanwhile.
+            connection.execute(update(store).values(max_bytes=1 << 60))
             _recount(connection)  # first, so that what follows changes counters that are right
+            _drop_orphans(connection)
+            _take_back(connection)
             _set_to_the_truth(connection)
+            connection.execute(update(store).values(max_bytes=limit))
+
+
+def _take_back(connection: Connection) -> None:
+    """
+    Blobs that are doomed and in use: the doom is the mistake. Whether their bytes are still here is checked next.
+    """
+    in_use = or_(
+        exists().where(manifest_blobs.c.blob_id == blobs.c.id),
+        exists().where(lease_blobs.c.blob_id == blobs.c.id),
+    )
+    connection.execute(update(blobs).where(blobs.c.state == "doomed", in_use).values(state="ready"))
 
 
 def _drop_orphans(connection: Connection) -> None:
     """
     Rows whose parent is gone. Only a forger or a damaged file leaves them; the guards let them go.
     """
+    for table in (repo_tags, repo_digests):
+        # By a manifest that is another image's, or no image's: what it denotes is anybody's guess.
+        its_own = exists().where(
+            manifests.c.id == table.c.manifest_id, manifests.c.image_id == table.c.image_id
+        )
+        connection.execute(delete(table).where(table.c.manifest_id.is_not(None), ~its_own))
     for child, column, parent in (
         (repo_tags, repo_tags.c.image_id, images),
         (repo_digests, repo_digests.c.image_id, images),
-        (repo_tags, repo_tags.c.manifest_id, manifests),
-        (repo_digests, repo_digests.c.manifest_id, manifests),
         (manifests, manifests.c.image_id, images),
         (manifest_blobs, manifest_blobs.c.manifest_id, manifests),
         (lease_blobs, lease_blobs.c.lease_id, leases),
@@ -282,7 +302,4 @@ def _recount(connection: Connection) -> None:
         "reserved_bytes": total(ingests.c.reserved_bytes),
         "logical_bytes": total(images.c.size),
     }
-    limit = connection.execute(select(store.c.max_bytes)).scalar_one()
-    # The truth may be over the limit, which a change of counters may not be: the limit is out of the way meanwhile.
-    connection.execute(update(store).values(**counters, ledger=store.c.ledger + 1, max_bytes=1 << 60))
-    connection.execute(update(store).values(max_bytes=limit))
+    connection.execute(update(store).values(**counters, ledger=store.c.ledger + 1))

@@ -22,6 +22,7 @@ from ullage.schema import (
     ingests,
     lease_blobs,
     lease_images,
+    manifest_blobs,
     problems,
     reclaimable,
     storage_usage,
@@ -48,6 +49,7 @@ __all__ = [
 LIMIT_RULE: Final = "storage limit exceeded"
 
 _LEASED = exists().where(lease_blobs.c.blob_id == blobs.c.id)
+_NAMED = exists().where(manifest_blobs.c.blob_id == blobs.c.id)
 _HELD = exists().where(lease_images.c.image_id == images.c.id)
 # What is doomed is out of the accounts already, and does not make room a second time.
 _RECLAIMABLE_BYTES = select(func.coalesce(func.sum(reclaimable.c.bytes), 0)).where(
@@ -117,13 +119,16 @@ class Storage(Records):
     def sweep(self, remove: Callable[[Sequence[Digest]], None], limit: int) -> list[tuple[Digest, int]]:
         """
         End the rows of at most *limit* doomed blobs, after *remove* moved their files aside and synced. One write.
+
+        One that is doomed and in use all the same is a forger's: it is left to `ullage check --repair`.
         """
         with self._database.write() as connection:
-            doomed = doomed_blobs(connection, limit)
+            doomed = doomed_blobs(connection, limit, unused=True)
             if doomed:
                 digests = [digest for digest, _ in doomed]
-                remove(digests)
+                # The rules are asked before a file is touched; the row is gone for others when this commits.
                 connection.execute(update(blobs).where(blobs.c.digest.in_(digests)).values(state="swept"))
+                remove(digests)
             return doomed
 
 
@@ -202,13 +207,17 @@ def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
     return func.coalesce(func.sum(column), 0)
 
 
-def doomed_blobs(connection: Connection, limit: int = -1) -> list[tuple[Digest, int]]:
+def doomed_blobs(
+    connection: Connection, limit: int = -1, *, unused: bool = False
+) -> list[tuple[Digest, int]]:
     """
-    Digests and sizes of doomed blobs, at most *limit* of them if that is not negative.
+    Digests and sizes of doomed blobs, at most *limit* of them if that is not negative; with *unused*, of those that
+    no manifest and no lease has.
     """
-    rows = connection.execute(
-        select(blobs.c.digest, blobs.c.size).where(blobs.c.state == "doomed").limit(limit)
-    )
+    statement = select(blobs.c.digest, blobs.c.size).where(blobs.c.state == "doomed").limit(limit)
+    if unused:
+        statement = statement.where(~_NAMED, ~_LEASED)
+    rows = connection.execute(statement)
     return [(Digest(digest), size) for digest, size in rows]
 
 
