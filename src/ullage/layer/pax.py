@@ -1,0 +1,167 @@
+"""
+PAX extended headers: records, times, and the three ways in which GNU tar writes maps of sparse files.
+
+What is valid is what Go's archive/tar takes for valid, because that is what every engine reads layers with: a record
+that it refuses makes the layer one that nobody else unpacks. POSIX.1-2008, pax, "pax Header Block"; GNU tar manual,
+"Storing Sparse Files".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from ullage.layer.refused import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "XATTR_PREFIX",
+    "Extents",
+    "parse_integer",
+    "parse_records",
+    "parse_time",
+    "sparse_map",
+    "sparse_version",
+]
+
+#: What holds data in a sparse file: offset and length, in order.
+Extents = list[tuple[int, int]]
+
+XATTR_PREFIX: Final = b"SCHILY.xattr."
+_MAX_INTEGER: Final = 2**63 - 1
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,40}")
+_DIGITS = re.compile(rb"[0-9]*")
+#: Of these a NUL in the value is refused; elsewhere values are bytes.
+_STRINGS: Final = (b"path", b"linkpath", b"uname", b"gname")
+_OFFSET: Final = b"GNU.sparse.offset"
+_LENGTH: Final = b"GNU.sparse.numbytes"
+_MAP: Final = b"GNU.sparse.map"
+#: Of a map that stands before the data (format 1.0); the others are bounded by the header that they stand in.
+_MAX_MAP_BYTES: Final = 1 << 20
+_BLOCK: Final = 512
+
+
+def parse_records(data: bytes) -> dict[bytes, bytes]:
+    """
+    The records of one extended header; of equal keys the last stands.
+
+    The pairs of GNU sparse format 0.0, one key over and over, come out as one map as format 0.1 writes it.
+    """
+    records: dict[bytes, bytes] = {}
+    sparse: list[bytes] = []
+    at = 0
+    while at < len(data):
+        key, value, at = _record(data, at)
+        if key in (_OFFSET, _LENGTH):
+            if key != (_LENGTH if len(sparse) % 2 else _OFFSET) or b"," in value:
+                raise Refused("its sparse map is out of order")
+            sparse.append(value)
+        else:
+            records[key] = value
+    if sparse:
+        records[_MAP] = b",".join(sparse)
+    return records
+
+
+def _record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
+    """
+    The record at *at*, ``length SP key=value LF``, and where the next one starts.
+    """
+    space = data.find(b" ", at, at + 42)
+    if space < 0:
+        raise Refused("a PAX record without a length")
+    end = at + parse_integer(data[at:space])
+    if end - at < 5 or end > len(data) or end <= space + 1 or data[end - 1] != 0x0A:
+        raise Refused("a PAX record of a wrong length")
+    key, equals, value = data[space + 1 : end - 1].partition(b"=")
+    if not equals or not key or b"\0" in (value if key in _STRINGS else key):
+        raise Refused("a PAX record that is none")
+    return key, value, end
+
+
+def parse_integer(text: bytes) -> int:
+    """
+    A decimal integer of 64 bits.
+    """
+    if not _INTEGER.fullmatch(text):
+        raise Refused("a PAX number that is none")
+    number = int(text)
+    if not -_MAX_INTEGER <= number <= _MAX_INTEGER:
+        raise Refused("a PAX number that is too large")
+    return number
+
+
+def parse_time(text: bytes) -> int:
+    """
+    A time in nanoseconds. Digits after the ninth are dropped; a negative time goes down with its fraction.
+    """
+    whole, _, fraction = text.partition(b".")
+    seconds = parse_integer(whole)
+    if not _DIGITS.fullmatch(fraction):
+        raise Refused("a PAX time that is none")
+    nanoseconds = int(fraction[:9].ljust(9, b"0"))
+    return seconds * 1_000_000_000 + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
+
+
+def sparse_version(records: dict[bytes, bytes]) -> str | None:
+    """
+    Where the map of the file is: "header" (0.0, 0.1), "data" (1.0), or None for a file that is not sparse.
+    """
+    version = records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b"")
+    if version in ((b"0", b"0"), (b"0", b"1")):
+        return "header"
+    if version == (b"1", b"0"):
+        return "data"
+    if version != (b"", b""):
+        return None  # a later version: such a file is taken as it lies there
+    return "header" if records.get(_MAP) else None
+
+
+def sparse_map(
+    version: str, records: dict[bytes, bytes], size: int, take: Callable[[int], bytes]
+) -> tuple[Extents, int]:
+    """
+    The map of a sparse file of *size* bytes, and how many bytes of its data the map itself took.
+    """
+    if version == "data":
+        numbers, taken = _map_in_data(take)
+    else:
+        numbers, taken = _map_in_header(records), 0
+    extents = list(zip(numbers[::2], numbers[1::2], strict=True))
+    at = 0
+    for offset, length in extents:
+        if offset < at or length < 0 or offset + length > size:
+            raise Refused("its sparse map does not fit the file")
+        at = offset + length
+    return extents, taken
+
+
+def _map_in_header(records: dict[bytes, bytes]) -> list[int]:
+    count = parse_integer(records.get(b"GNU.sparse.numblocks", b""))
+    text = records.get(_MAP, b"")
+    numbers = [parse_integer(number) for number in text.split(b",")] if text else []
+    if count < 0 or len(numbers) != 2 * count:
+        raise Refused("its sparse map is not as long as it says")
+    return numbers
+
+
+def _map_in_data(take: Callable[[int], bytes]) -> tuple[list[int], int]:
+    """
+    Format 1.0: a count, then offsets and lengths, one to a line, padded to whole blocks.
+    """
+    text, taken = b"", 0
+    lines = 1
+    while text.count(b"\n") < lines:
+        block = take(_BLOCK)
+        taken += len(block)
+        if len(block) < _BLOCK or taken > _MAX_MAP_BYTES:
+            raise Refused("its sparse map has no end")
+        text += block
+        if lines == 1 and b"\n" in text:
+            count = parse_integer(text.partition(b"\n")[0])
+            if not 0 <= count <= _MAX_MAP_BYTES:
+                raise Refused("its sparse map is too long")
+            lines += 2 * count
+    return [parse_integer(line) for line in text.split(b"\n")[1:lines]], taken
