@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ullage import migrate
 from ullage.database import MINIMUM_SQLITE, Database
+from ullage.errors import ImageError
 from ullage.filesystem import SUITABLE, Mount, mount_of
 from ullage.model import Finding
 from ullage.schema import HEAD_REVISION
@@ -43,12 +44,22 @@ def examine(database: Database, repository: ImageRepository, files: BlobFiles) -
     return [
         *_sqlite(),
         *_filesystem(files.root),
-        *_journal(database),
-        *_schema(database),
-        *_room(repository, files),
-        *_leftovers(repository, files),
+        *_told("journal", _journal(database)),
+        *_told("schema", _schema(database)),
+        *_told("limit", _room(repository, files)),
+        *_told("accounting", _leftovers(repository, files)),
         *_libraries(),
     ]
+
+
+def _told(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """
+    What cannot even be asked is a finding, too.
+    """
+    try:
+        yield from findings
+    except (ImageError, OSError) as error:
+        yield Finding(subject, "fail", f"cannot be told: {error}", "`ullage check` says what is damaged")
 
 
 def _sqlite() -> Iterator[Finding]:

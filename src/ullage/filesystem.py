@@ -5,6 +5,7 @@ Which filesystem a path is on, and whether a store can live there.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -51,6 +52,10 @@ _REMOTE: Final = frozenset(
 )
 
 
+#: How the kernel writes a blank, a tab, a newline and a backslash in a path.
+_OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
+
+
 @dataclass(frozen=True, slots=True)
 class Mount:
     """
@@ -70,22 +75,24 @@ def mount_of(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo")) -> M
     The mount that *path* is on; None where the system does not tell.
     """
     try:
-        lines = mountinfo.read_text(errors="surrogateescape").splitlines()
+        # Bytes, and newlines alone: names of mount points may hold whatever else is a line break elsewhere.
+        lines = mountinfo.read_bytes().split(b"\n")
     except OSError:
         return None
     target = os.path.realpath(path)
     best: Mount | None = None
     for line in lines:
         # proc(5): id, parent, device, root, mount point, options, optional fields, "-", kind, source, …
-        fields = line.split(" ")
-        if "-" not in fields or len(fields) < fields.index("-") + 2:
+        fields = line.split(b" ")
+        if b"-" not in fields[6:-1]:
             continue
-        point = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+        kind = os.fsdecode(fields[fields.index(b"-", 6) + 1])
+        point = os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), fields[4]))
         if target != point and not target.startswith(point.rstrip("/") + "/"):
             continue
         # Of equals the later one is mounted over the earlier.
         if best is None or len(point) >= len(best.point):
-            best = Mount(point, fields[fields.index("-") + 1])
+            best = Mount(point, kind)
     return best
 
 
