@@ -65,7 +65,7 @@ def base64_of(text):
         (AuthConfig(auth=base64_of("alice:won:der")), Credentials(username="alice", password="won:der")),
         (AuthConfig(auth=base64_of("alice:x\0\0")), Credentials(username="alice", password="x")),
         (AuthConfig(auth=base64_of("alice:pä")), Credentials(username="alice", password="pä")),
-        (AuthConfig(identity_token="i", username="alice"), Credentials(identity_token="i")),
+        (AuthConfig(identity_token="i", username="alice"), Credentials("alice", identity_token="i")),
         (
             AuthConfig(registry_token="r", identity_token="i", username="alice"),
             Credentials(registry_token="r"),
@@ -487,8 +487,8 @@ def test_nothing_that_holds_a_secret_prints_it(client, tokens):
         credentials_for(ALICE, "r.example"),
         repo,
         client,
-        repo._authorizer,
-        repo._authorizer._token,
+        repo._peers[0]._authorizer,
+        repo._peers[0]._authorizer._token,
     ):
         assert "wonderland" not in repr(each)
         assert "Bearer " not in repr(each)

@@ -5,6 +5,7 @@ Registries that are down, slow, broken or hostile: a typed error within bounded 
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import os
 import socket
 import ssl
@@ -110,12 +111,14 @@ def test_a_domain_that_cannot_be_asked_is_unavailable(client, domain):
         client.repo(Reference.parse(f"{domain}/app:1")).get_manifest("1")
 
 
-def test_a_host_that_does_not_speak_tls_is_named_as_such(registry):
+def test_a_host_that_does_not_speak_tls_is_named_as_such(registry, tmp_path):
+    (tmp_path / "_default").mkdir()
+    (tmp_path / "_default" / "hosts.toml").write_text(f'server = "https://{registry.host}"')
     with (
-        RegistryClient(read_timeout_seconds=0.5) as client,
+        RegistryClient(read_timeout_seconds=0.5, hosts_dir=tmp_path) as client,
         pytest.raises(RegistryUnavailable, match="no trusted TLS connection") as caught,
     ):
-        client.repo(Reference.parse(f"{registry.host}/app:1")).get_manifest("1")
+        client.repo(Reference.parse("registry.example/app:1")).get_manifest("1")
 
     assert "--plain-http" in caught.value.hint
 
@@ -127,7 +130,7 @@ def test_a_host_that_never_accepts_is_given_up():
         address = listener.getsockname()
         fillers = [_connect(address) for _ in range(4)]
         with (
-            RegistryClient(plain_http=True, connect_timeout_seconds=0.2) as client,
+            RegistryClient(plain_http=True, connect_timeout_seconds=0.1, attempts=2) as client,
             pytest.raises(RegistryUnavailable, match="no connection"),
         ):
             client.repo(Reference.parse(f"127.0.0.1:{address[1]}/app:1")).get_manifest("1")
@@ -174,7 +177,7 @@ def test_a_blob_that_keeps_its_pace_may_take_longer_than_any_timeout(registry):
     content = noise(40_000)
     digest = registry.add_blob(content)
     registry.inject("*", faults.drip(1000, 0.02))
-    with RegistryClient(plain_http=True, read_timeout_seconds=0.15) as client:
+    with RegistryClient(plain_http=True, read_timeout_seconds=0.15, attempts=1) as client:
         repo = client.repo(Reference.parse(f"{registry.host}/app:1"))
         with repo.open_blob(digest, size=len(content)) as stream:
             assert b"".join(iter(stream.read, b"")) == content
@@ -190,29 +193,60 @@ def test_a_blob_that_keeps_its_pace_may_take_longer_than_any_timeout(registry):
     ids=["408", "429", "500", "502", "503", "504", "503 without a time", "reset", "hung up"],
 )
 @pytest.mark.parametrize("pattern", ["*/manifests/*", "*/blobs/*"])
-def test_what_may_pass_is_tried_three_times(fault, pattern, repo, image, registry):
-    registry.inject(pattern, fault, times=2)
+def test_what_may_pass_is_tried_five_times(fault, pattern, repo, image, registry):
+    registry.inject(pattern, fault, times=4)
 
     assert fetch_all(repo, image) == image.layers[0].raw
 
 
-def test_what_does_not_pass_is_tried_three_times(repo, image, registry):
+def test_what_does_not_pass_is_tried_five_times(repo, image, registry):
     registry.inject("*", faults.status(503, headers={"Retry-After": "0"}))
 
     with pytest.raises(RegistryUnavailable):
         repo.get_manifest("1")
 
-    assert len(registry.requests) == 3
+    assert len(registry.requests) == 5
 
 
-@pytest.mark.parametrize("wait", ["6", "3600", "999999999", "Fri, 31 Dec 2199 23:59:59 GMT"])
-def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(wait, repo, image, registry):
-    registry.inject("*", faults.status(429, headers={"Retry-After": wait}))
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("wait", ["61", "3600", "999999999", "Fri, 31 Dec 2199 23:59:59 GMT"])
+def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(wait, code, repo, image, registry):
+    registry.inject("*", faults.status(code, headers={"Retry-After": wait}))
 
-    with pytest.raises(RegistryUnavailable, match="it asks to wait for"):
+    with pytest.raises(RegistryUnavailable, match="it asks to wait for") as caught:
         repo.get_manifest("1")
 
+    assert caught.value.retry_after_seconds > 60
     assert len(registry.requests) == 1
+
+
+@pytest.mark.parametrize("seconds", [1])
+def test_a_registry_that_asks_for_a_short_wait_gets_it(seconds, image, registry):
+    """
+    A date has no fractions: whoever says the next second may mean now.
+    """
+    at = email.utils.formatdate(time.time() + seconds, usegmt=True)
+    registry.inject("*", faults.status(429, headers={"Retry-After": at}), times=1)
+    started = time.monotonic()
+
+    with RegistryClient(plain_http=True, backoff_seconds=0) as client:
+        assert client.repo(Reference.parse(image.reference)).get_manifest("1").raw == image.manifest.raw
+
+    assert seconds - 1.1 < time.monotonic() - started < seconds + 1
+
+
+def test_the_time_for_trying_again_is_limited_whatever_the_attempts(image, registry):
+    registry.inject("*", faults.status(503))
+    started = time.monotonic()
+
+    with (
+        RegistryClient(plain_http=True, attempts=1000, retry_seconds=0.3, backoff_seconds=0.02) as client,
+        pytest.raises(RegistryUnavailable),
+    ):
+        client.repo(Reference.parse(image.reference)).get_manifest("1")
+
+    assert time.monotonic() - started < 2
+    assert 3 < len(registry.requests) < 20
 
 
 @pytest.mark.parametrize(
@@ -337,7 +371,7 @@ def test_a_redirect_to_nowhere_is_refused(location, repo, image, registry):
 
 @pytest.mark.parametrize(
     "fault",
-    [faults.status(403), faults.stall(), faults.truncate(3), faults.raw(b"junk"), faults.reset()],
+    [faults.status(403), faults.stall(), faults.truncate(0), faults.raw(b"junk"), faults.reset()],
     ids=["403", "stall", "truncate", "junk", "reset"],
 )
 def test_a_signature_in_a_redirect_appears_in_no_error(fault, hasty_repo, registry):
@@ -457,7 +491,10 @@ def test_any_answer_is_a_result_or_a_typed_error(headers, code, body):
     )
     answer = b"HTTP/1.1 %d X\r\n%b\r\n%b" % (code, lines, body)
     digest = Reference.parse("a@sha256:" + "0" * 64).digest
-    with FaultRegistry() as registry, RegistryClient(plain_http=True, read_timeout_seconds=0.1) as client:
+    with (
+        FaultRegistry() as registry,
+        RegistryClient(plain_http=True, read_timeout_seconds=0.1, attempts=2, backoff_seconds=0) as client,
+    ):
         registry.inject("*", faults.raw(answer))
         repo = client.repo(Reference.parse(f"{registry.host}/app:1"))
         for ask in (

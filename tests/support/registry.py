@@ -366,6 +366,22 @@ def chunked(extra: bytes = b"", *, chunk_bytes: int = 1000) -> Fault:
     return fault
 
 
+def chunked_break(after: int) -> Fault:
+    """
+    In chunks, without a Content-Length; the connection ends *after* so many bytes, in the middle of a chunk.
+    """
+
+    def fault(hit: Hit) -> None:
+        reply = hit.reply()
+        body = _body(reply)
+        hit.registry.log(hit.asked, reply.status, after)
+        hit.send(_head_without_length(hit, reply, "Transfer-Encoding: chunked"))
+        hit.send(b"%x\r\n%b" % (len(body), body[:after]))
+        hit.hang_up()
+
+    return fault
+
+
 def until_close(length: int | None = None) -> Fault:
     """
     The right bytes (or the first *length*) without a Content-Length: the end is where the connection ends.

@@ -96,6 +96,9 @@ def refusal(
     """
     facts: dict[str, Any] = {"url": url, "status": status, "registry_errors": errors}
     words = said(errors)
+    if status in TRANSIENT:
+        facts["retry_after_seconds"] = retry_after_seconds
+    wait = "" if retry_after_seconds is None else f", it asks to wait for {retry_after_seconds:.0f} s"
     if status == HTTPStatus.UNAUTHORIZED:
         return AuthenticationFailed(f"{doing}: credentials are missing or were refused{words}", **facts)
     if status == HTTPStatus.FORBIDDEN:
@@ -105,7 +108,6 @@ def refusal(
             **facts,
         )
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        wait = "" if retry_after_seconds is None else f", it asks to wait for {retry_after_seconds:.0f} s"
         return RegistryUnavailable(
             f"{doing}: too many requests{wait}{words}",
             hint="wait, or pass credentials: registries allow more to those they know",
@@ -113,7 +115,7 @@ def refusal(
         )
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return RegistryUnavailable(
-            f"{doing}: the registry answered {status}{words}",
+            f"{doing}: the registry answered {status}{wait}{words}",
             hint="the registry has a problem; try again",
             **facts,
         )

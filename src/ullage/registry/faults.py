@@ -157,4 +157,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.append(each)
         yield each
         waiting.extend(arg for arg in each.args if isinstance(arg, BaseException))
-        waiting.extend(cause for cause in (each.__cause__, each.__context__) if cause is not None)
+        # Not __context__: that may be an earlier attempt, whose trouble this is not.
+        if each.__cause__ is not None:
+            waiting.append(each.__cause__)

@@ -210,7 +210,7 @@ def _host(
     table_of: str | None = "host",
 ) -> Host:
     host = url if table_of else None
-    full = url if url.startswith("http") else f"https://{url}"
+    full = url if "://" in url else f"https://{url}"
     try:
         origin = Origin.of(full)
         path = urlsplit(full).path

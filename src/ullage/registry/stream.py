@@ -95,10 +95,11 @@ class BlobStream:
                     self._skip -= len(skipped)
                 data = self._opened.answer.read(amount)
             except RegistryUnavailable as error:
-                self._go_on(error)
-                continue
-            self._position += len(data)
-            return data
+                broken = error
+            else:
+                self._position += len(data)
+                return data
+            self._go_on(broken)
 
     def abort(self) -> None:
         """

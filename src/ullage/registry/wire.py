@@ -145,7 +145,7 @@ class Exchange:
             if self._arrived < self._min_bytes_per_second * self._waited:
                 self.complaint = (
                     f"too slow: {self._arrived} bytes in {self._waited:.1f} s of waiting, "
-                    f"below {self._min_bytes_per_second:g} bytes/s"
+                    f"below {self._min_bytes_per_second:.0f} bytes/s"
                 )
                 raise TimeoutError(self.complaint)
             self._waited, self._arrived = 0.0, 0
