@@ -10,11 +10,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format venv clean
+.PHONY: help demo test torture powerloss lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
 	@echo 'make test    run the tests'
+	@echo 'make torture kill, fail and attack the store for as long as it takes: every kill point, ROUNDS=2000 rounds'
+	@echo 'make powerloss  cut the power of a User-Mode Linux at every flush (tests/powerloss/README.md)'
 	@echo 'make lint    ruff, mypy and the floors'
 	@echo 'make format  let ruff lay the code out'
 	@echo 'make venv    make $(VENV) with all the tools, and nothing else'
@@ -26,6 +28,15 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.developing
 	$(BIN)/python -m pytest -n auto
+
+# What make test does by the hundred, by the thousand.
+torture: $(VENV)/.developing
+	ULLAGE_TORTURE=1 ULLAGE_FUZZ_STATEMENTS=$(or $(STATEMENTS),200000) \
+	    $(BIN)/python -m pytest -n auto --timeout 3600 tests/crash tests/property tests/store/test_sql_fuzz.py
+	$(BIN)/python tests/crash/torture.py --rounds $(or $(ROUNDS),2000) --seed $(or $(SEED),1)
+
+powerloss: $(VENV)/.developing
+	$(BIN)/python -m pytest -m powerloss --timeout 1800 tests/powerloss
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check
