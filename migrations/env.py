@@ -14,11 +14,9 @@ from sqlalchemy import Connection, create_engine, event
 from ullage.schema import metadata
 
 
-def _include_object(
-    _object: object, _name: str | None, kind: str, reflected: bool, compare_to: object
-) -> bool:  # noqa: FBT001 -- Alembic's signature
+def _include_object(thing: object, _name: object, kind: str, *_reflected_and_compare_to: object) -> bool:
     # Views are reflected as nothing and declared as tables for queries: the golden schema file watches them.
-    return not (kind == "table" and getattr(_object, "info", {}).get("is_view"))
+    return not (kind == "table" and getattr(thing, "info", {}).get("is_view"))
 
 
 def _configure(**arguments: object) -> None:

@@ -31,7 +31,6 @@ from ullage.errors import (
     StoreError,
     StoreReadOnly,
 )
-
 from ullage.locks import LeaseLock
 
 if TYPE_CHECKING:
@@ -307,7 +306,7 @@ class BlobFiles:
         The names under ``leases/``, those of leases that are being made among them.
         """
         with translated():
-            return os.listdir(self.leases)
+            return os.listdir(self.leases)  # noqa: PTH208 -- names are enough
 
     def keep_headroom(self) -> None:
         """

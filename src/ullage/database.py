@@ -91,6 +91,10 @@ def _translate(error: sqlite3.Error, path: Path) -> StoreError | DiskFull:
         return RuleBroken(f"the store refuses: {rule}", rule=rule)
     if code in (_BUSY, _LOCKED):
         return StoreBusy(f"the store is busy: {text}", waited_seconds=_SHELL_BUSY_MS / 1000)
+    return _translate_file_error(code, text, path)
+
+
+def _translate_file_error(code: int, text: str, path: Path) -> StoreError | DiskFull:
     if code == _FULL or (code in (_IOERR, _CANTOPEN) and _is_full(path)):
         # For the file that is its shared memory SQLite finds other words than for the rest.
         return DiskFull(f"no room for the database: {text}")
@@ -98,11 +102,8 @@ def _translate(error: sqlite3.Error, path: Path) -> StoreError | DiskFull:
         return StoreReadOnly(f"cannot write to {path}: {text}")
     if code in (_CORRUPT, _NOTADB):
         return StoreCorrupt(f"{path} is damaged or no database: {text}")
-    if code == _CANTOPEN:
-        return StoreError(f"cannot open {path}: {text}")
-    if code == _IOERR:
-        return StoreError(f"input/output error on {path}: {text}")
-    return StoreError(f"SQLite says: {text}")
+    said = {_CANTOPEN: f"cannot open {path}", _IOERR: f"input/output error on {path}"}
+    return StoreError(f"{said.get(code, 'SQLite says')}: {text}")
 
 
 def _is_full(path: Path) -> bool:
@@ -209,7 +210,8 @@ class Database:
             with self._gate(), engine.connect() as connection:
                 driver = connection.connection.dbapi_connection
                 assert driver is not None
-                # Only now: the mode of a database in use cannot be changed, and the gate says that nobody of us uses it.
+                # Only now: the mode of a database in use cannot be changed, and the gate says that none of us
+                # uses it.
                 self._pragma(driver, "journal_mode = WAL")
                 with connection.begin():
                     yield connection

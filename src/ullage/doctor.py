@@ -24,6 +24,8 @@ from ullage.schema import HEAD_REVISION
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy import Connection
+
     from ullage.blobs import BlobFiles
     from ullage.repository import ImageRepository
 
@@ -122,13 +124,13 @@ def _schema(database: Database) -> Iterator[Finding]:
     """
     with database.read() as connection:
         revision = migrate.current_revision(connection)
-        here = {name: sql for name, sql in connection.exec_driver_sql(_SCHEMA)}
+        here = _schema_of(connection)
     with tempfile.TemporaryDirectory(prefix="ullage-doctor-") as directory:
         new = Database(Path(directory) / "ullage.db", gate=Path(directory) / "gate")
         try:
             migrate.create(new, max_bytes=0)
             with new.read() as connection:
-                right = {name: sql for name, sql in connection.exec_driver_sql(_SCHEMA)}
+                right = _schema_of(connection)
         finally:
             new.close()
     wrong = [f"{name} is missing" for name in sorted(right.keys() - here.keys())]
@@ -147,6 +149,10 @@ def _schema(database: Database) -> Iterator[Finding]:
         yield Finding("schema", "ok", f"at revision {revision} of {HEAD_REVISION}, each rule in place")
 
 
+def _schema_of(connection: Connection) -> dict[str, str | None]:
+    return {str(name): sql for name, sql in connection.exec_driver_sql(_SCHEMA).tuples()}
+
+
 _SCHEMA: Final = "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
 
 
@@ -155,7 +161,8 @@ def _room(repository: ImageRepository, files: BlobFiles) -> Iterator[Finding]:
     figures = os.statvfs(files.root)
     total, free = figures.f_blocks * figures.f_frsize, files.free_bytes()
     min_free = repository.min_free()
-    said = f"limit {usage.max_bytes}, used {usage.used_bytes}, reserved {usage.reserved_bytes}; the disk has {free} free"
+    said = f"limit {usage.max_bytes}, used {usage.used_bytes}, reserved {usage.reserved_bytes}"
+    said += f"; the disk has {free} free"
     if usage.max_bytes > total - min_free:
         yield Finding(
             "limit",

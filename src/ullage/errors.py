@@ -251,7 +251,7 @@ class StorageLimitExceeded(PullFailed):
     exit_code = 14
     hint = "make room with `ullage rm` and `ullage gc`, or raise the limit with `ullage quota --max SIZE`"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each of them is a fact that somebody acts on
         self,
         *,
         needed_bytes: int,

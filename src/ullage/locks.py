@@ -13,10 +13,10 @@ import os
 import secrets
 import threading
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
 __all__ = ["FileLock", "LeaseLock"]

@@ -71,7 +71,7 @@ class Pull:
         cancel: set by the caller, from any thread, to end the pull.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what a pull is made of, each by its name
         self,
         *,
         repository: ImageRepository,

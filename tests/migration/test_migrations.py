@@ -323,3 +323,16 @@ def test_the_limit_is_kept_by_a_store_that_is_opened_without_one(tmp_path):
     ImageService.open(tmp_path).close()
 
     assert usage(tmp_path)["max_bytes"] == 5
+
+
+@pytest.mark.parametrize("size", [1, 100, 511])
+def test_a_file_too_short_to_be_a_database_is_not_written_over(tmp_path, size):
+    """
+    SQLite itself takes it for an empty one.
+    """
+    (tmp_path / "ullage.db").write_bytes(b"x" * size)
+
+    with pytest.raises(StoreCorrupt):
+        ImageService.open(tmp_path)
+
+    assert (tmp_path / "ullage.db").read_bytes() == b"x" * size

@@ -8,7 +8,6 @@ order, is to give up partial blobs that nobody fetches, and to evict images wher
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -22,6 +21,8 @@ from ullage.repository.storage import discard_partials, doom_garbage, limit_exce
 from ullage.schema import images, ingests
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     from sqlalchemy import CursorResult
 
     from ullage.model import Evicted, StorageUsage
@@ -184,6 +185,11 @@ class Admission:
 
     def _look(self, wanted: Mapping[Digest, int]) -> _Found:
         found = _Found(set(), set(), set(), set(), {})
+        self._look_at_blobs(wanted, found)
+        self._look_at_ingests(wanted, found)
+        return found
+
+    def _look_at_blobs(self, wanted: Mapping[Digest, int], found: _Found) -> None:
         gone = []
         for row in self._execute(BLOBS, wanted):
             digest = Digest(row.digest)
@@ -199,6 +205,10 @@ class Admission:
                 found.doomed.add(digest)
             else:
                 gone.append(digest)  # moved aside by a sweep that died before it ended the row
+        if gone:
+            self._execute(_SWEPT, gone)
+
+    def _look_at_ingests(self, wanted: Mapping[Digest, int], found: _Found) -> None:
         unusable = []
         for row in self._execute(_INGESTS, wanted):
             digest = Digest(row.digest)
@@ -210,14 +220,11 @@ class Admission:
                 found.resumable[digest] = row.received_bytes
             else:
                 unusable.append(digest)  # one of two manifests announced a wrong size
-        if gone:
-            self._execute(_SWEPT, gone)
         if unusable:
             self._given_up += unusable
             self._connection.execute(
                 update(ingests).where(ingests.c.digest.in_(unusable)).values(state="discarded")
             )
-        return found
 
     # ------------------------------------------------------------------ room
 

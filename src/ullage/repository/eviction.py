@@ -103,7 +103,7 @@ class Evictor:
         )
 
 
-class _DryRun(Exception):  # noqa: N818 -- no error: how a transaction that only looks is undone
+class _DryRun(Exception):
     pass
 
 
@@ -136,7 +136,7 @@ class Eviction(Records):
                     evicted = self._apply(connection, policy)
                 doomed = doomed_blobs(connection)
                 if dry_run:
-                    raise _DryRun
+                    raise _DryRun  # noqa: TRY301 -- it has to leave the transaction's block
         except _DryRun:
             pass  # rolled back, which is what it was raised for
         return evicted, partials, doomed

@@ -17,12 +17,12 @@ from ullage.errors import (
     ImageInUse,
     ImageNotFound,
     InvalidReference,
-    StorageLimitExceeded,
 )
 from ullage.reference import Reference
 from ullage.repository.records import Records
 from ullage.repository.rows import image_status
 from ullage.repository.storage import doom_garbage, limit_exceeded
+from ullage.schema import blobs as blobs_table
 from ullage.schema import (
     held,
     images,
@@ -31,7 +31,6 @@ from ullage.schema import (
     repo_digests,
     repo_tags,
 )
-from ullage.schema import blobs as blobs_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -243,10 +242,11 @@ class Images(Records):
                     reference=str(reference),
                     hint="tag it instead",
                 )
-            if here is None:
-                row_id = self._insert_registered(connection, spec, image_id, size, platform)
-            else:
-                row_id = here.id
+            row_id = (
+                self._insert_registered(connection, spec, image_id, size, platform)
+                if here is None
+                else here.id
+            )
             now = self._now()
             if reference.digest is None:
                 name_image(connection, repo_tags, str(reference), row_id, digest=digest, now=now)
@@ -421,7 +421,7 @@ def _resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, A
             )
         ).first()
         if row is not None:
-            return dict(row._mapping)
+            return dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
     first = connection.execute(
         select(manifests.c.id, manifests.c.digest)
         .where(manifests.c.image_id == row_id, manifests.c.complete == 1)

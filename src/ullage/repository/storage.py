@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, exists, func, select, update
 
-from ullage.database import RuleBroken
 from ullage.digest import Digest
 from ullage.errors import StorageLimitExceeded
 from ullage.model import ImageStorage, StorageUsage
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import ColumnElement, Table
+
+    from ullage.database import RuleBroken
 
 __all__ = [
     "LIMIT_RULE",

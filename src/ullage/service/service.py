@@ -19,6 +19,7 @@ from ullage.digest import CONTENT_ALGORITHMS, Digest
 from ullage.errors import (
     ImageNotFound,
     StorageLimitExceeded,
+    StoreCorrupt,
     StoreError,
     UnsupportedContent,
 )
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from ullage.model import AuthConfig, ProgressCallback
 
 __all__ = ["ImageService"]
+
+#: One page of the smallest kind.
+_SMALLEST_DATABASE_BYTES: Final = 512
 
 
 class ImageService(Changing, Storing):
@@ -106,6 +110,9 @@ class ImageService(Changing, Storing):
             files.prepare()
         elif not path.exists():
             raise StoreError(f"there is no store in {files.root}")
+        if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE_BYTES:
+            # SQLite takes a file that has no whole header for an empty one, and would write over it.
+            raise StoreCorrupt(f"{path} is no database", hint="is this the right root?")
         database = Database(
             path, gate=files.root / "gate", read_only=read_only, timeout_seconds=busy_timeout_seconds
         )
