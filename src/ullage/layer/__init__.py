@@ -1,0 +1,50 @@
+"""
+From layers to directories: safe, exact, charged.
+
+Knows files, tar and compression; nothing of SQL, HTTP or the service. What it decides where other engines differ is in
+docs/unpacking.md.
+"""
+
+from ullage.layer.account import occupied
+from ullage.layer.apply import apply_layer, apply_overlay
+from ullage.layer.chain import chain_id, chain_ids
+from ullage.layer.compose import ComposeResult, compose
+from ullage.layer.decompress import decompressed
+from ullage.layer.options import ApplyOptions, Budget, IdRange, LayerResult, Limits, Unlimited
+from ullage.layer.stream import LayerStream, Readable
+from ullage.layer.syscalls import spread_directories, sync_filesystem
+from ullage.layer.unpack import (
+    LayerBlob,
+    apply_overlays,
+    compose_directory,
+    fresh_directory,
+    remove_tree,
+    unpack,
+)
+
+__all__ = [
+    "ApplyOptions",
+    "Budget",
+    "ComposeResult",
+    "IdRange",
+    "LayerBlob",
+    "LayerResult",
+    "LayerStream",
+    "Limits",
+    "Readable",
+    "Unlimited",
+    "apply_layer",
+    "apply_overlay",
+    "apply_overlays",
+    "chain_id",
+    "chain_ids",
+    "compose",
+    "compose_directory",
+    "decompressed",
+    "fresh_directory",
+    "occupied",
+    "remove_tree",
+    "spread_directories",
+    "sync_filesystem",
+    "unpack",
+]

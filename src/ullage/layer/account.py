@@ -28,13 +28,14 @@ class Account:
     """
 
     __slots__ = (
-        "_budget", "_directories", "_granted_bytes", "_granted_inodes", "_names_bytes", "files_bytes", "inodes",
-        "settled_bytes",
+        "_budget", "_directories", "_granted_bytes", "_granted_inodes", "_left_bytes", "_left_inodes", "_names_bytes",
+        "files_bytes", "inodes", "settled_bytes",
     )  # fmt: skip
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._granted_bytes = self._granted_inodes = 0
+        self._left_bytes = self._left_inodes = 0
         self._directories = self._names_bytes = 0
         #: What files, links and devices occupy.
         self.files_bytes = 0
@@ -54,16 +55,25 @@ class Account:
         """
         self.inodes += inodes
         self._names_bytes += name_bytes + 16
-        self.expect_data(data_bytes)
+        # Counted down from what was granted; only when that is used up is it worth adding up what there is.
+        self._left_bytes -= data_bytes + name_bytes + 16
+        self._left_inodes -= inodes
+        if self._left_bytes < 0 or self._left_inodes < 0:
+            self.expect_data(data_bytes)
 
     def expect_data(self, data_bytes: int) -> None:
+        """
+        So much is about to be written, or has been written since it was added up.
+        """
         space = self.space_bytes + data_bytes
         if space > self._granted_bytes or self.inodes > self._granted_inodes:
             self._granted_bytes, self._granted_inodes = self._budget.reserve(space, self.inodes)
+        self._left_bytes = self._granted_bytes - space
+        self._left_inodes = self._granted_inodes - self.inodes
 
     def expect_directory(self, name_bytes: int) -> None:
         self._directories += 1
-        self.expect(0, 1, name_bytes)
+        self.expect(BLOCK_BYTES, 1, name_bytes)
 
     def undo_directory(self, name_bytes: int) -> None:
         """
@@ -104,7 +114,7 @@ def occupied(directory: int) -> tuple[int, int]:
     What a tree occupies by the filesystem's word: bytes of blocks and inodes, each inode once.
     """
     seen: set[int] = set()
-    status = os.stat(directory)
+    status = os.fstat(directory)
     space, inodes = status.st_blocks * SECTOR_BYTES, 1
     for _root, directories, files, fd in os.fwalk(b".", dir_fd=directory, follow_symlinks=False):
         for name in (*directories, *files):

@@ -10,30 +10,28 @@ when all is in them. docs/unpacking.md lists what other engines do where they di
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ullage.errors import DiskFull, ImageError, StoreError, StoreReadOnly, UnsafeLayer
+from ullage.errors import ImageError
 from ullage.layer.account import SECTOR_BYTES, Account
 from ullage.layer.attributes import Attributes, path_at
 from ullage.layer.flattened import FlattenedTree
 from ullage.layer.options import ApplyOptions, LayerResult, Unlimited
 from ullage.layer.overlay import OverlayTree
-from ullage.layer.refused import Refused
-from ullage.layer.tar import Entry, Kind, TarReader, printable
-from ullage.layer.tree import join
+from ullage.layer.refused import Refused, translated
+from ullage.layer.tar import Entry, Kind, TarReader
+from ullage.layer.walk import join
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from ullage.layer.options import Budget
     from ullage.layer.stream import LayerStream
-    from ullage.layer.tree import Directory
+    from ullage.layer.walk import Directory
 
-__all__ = ["apply_layer", "apply_overlay", "translated"]
+__all__ = ["apply_layer", "apply_overlay"]
 
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
@@ -44,14 +42,6 @@ _AT_ONCE_BYTES: Final = 1 << 20
 #: What ext4, xfs, btrfs and tmpfs keep of a link in its inode.
 _SHORT_LINK_BYTES: Final = 59
 _MODES: Final = {Kind.CHARACTER_DEVICE: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK}
-
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
-#: What the kernel says when it is the entry that cannot be.
-_ENTRYS_FAULT: Final = (
-    errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EMLINK,
-    errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.ENOTEMPTY,
-)  # fmt: skip
 
 
 def apply_layer(
@@ -111,34 +101,6 @@ def apply_overlay(
     return _Applier(stream, tree, account, options).run()
 
 
-@contextmanager
-def translated(entry: bytes = b"") -> Iterator[None]:
-    """
-    Refusals and errors of the operating system leave as this package's, with the name of the entry.
-    """
-    try:
-        yield
-    except Refused as error:
-        name = printable(entry) or "."
-        raise UnsafeLayer(f"unsafe layer: {name}: {error}", entry=name) from error
-    except OSError as error:
-        name = printable(entry) or "."
-        what = f"{name}: {error.strerror}"
-        if error.errno in _NO_ROOM:
-            raise DiskFull(f"no space left to unpack a layer ({what})") from error
-        if error.errno in _ENTRYS_FAULT:
-            raise UnsafeLayer(f"unsafe layer: {what}", entry=name) from error
-        if error.errno in _NO_RIGHT:
-            raise StoreReadOnly(
-                f"no right to unpack a layer ({what})",
-                hint="unpack as root, in a user namespace, or rootless",
-            ) from error
-        raise StoreError(f"input/output error while unpacking ({what})") from error
-    except (OverflowError, ValueError) as error:  # a NUL in a name, a time or an id that the kernel has no room for
-        name = printable(entry) or "."
-        raise UnsafeLayer(f"unsafe layer: {name}: {error}", entry=name) from error
-
-
 def clean(name: bytes) -> bytes:
     """
     The path of an entry below the root: no dots, no empty parts; ``..`` stops at the root, as it does there.
@@ -146,7 +108,7 @@ def clean(name: bytes) -> bytes:
     if name[:2] == b"./":
         name = name[2:]
     if name[-1:] == b"/":
-        name = name[:-1]
+        name = name.rstrip(b"/")
     if b"/." not in name and b"//" not in name and name[:1] not in (b".", b"/"):
         return name
     parts: list[bytes] = []
@@ -156,6 +118,12 @@ def clean(name: bytes) -> bytes:
         elif part not in (b"", b"."):
             parts.append(part)
     return b"/".join(parts)
+
+
+def _write_all(file: int, data: memoryview) -> None:
+    count = os.write(file, data)
+    while count < len(data):
+        count += os.write(file, data[count:])
 
 
 class _Applier:
@@ -272,16 +240,18 @@ class _Applier:
 
     def _write(self, file: int, size: int) -> None:
         reader = self._reader
+        whole = self._stream.part(size)
+        if whole is not None:
+            reader.unread_bytes = 0
+            _write_all(file, whole)
+            return
         written = 0
         for part in self._stream.parts(size):
-            count = len(part)
-            reader.unread_bytes -= count
-            written += count
+            reader.unread_bytes -= len(part)
+            written += len(part)
             if written > _AT_ONCE_BYTES:
                 self._account.expect_data(written + _BLOCK_MASK)
-            done = os.write(file, part)
-            while done < count:
-                done += os.write(file, part[done:])
+            _write_all(file, part)
         if reader.unread_bytes:
             raise Refused("the stream ends within its data")
 
@@ -338,14 +308,10 @@ class _Applier:
                 return  # a link to itself: all is as it should be
             self._account.expect(0, 0, len(name))
             try:
-                os.link(
-                    source_name, name, src_dir_fd=source, dst_dir_fd=descriptor, follow_symlinks=False
-                )
+                os.link(source_name, name, src_dir_fd=source, dst_dir_fd=descriptor, follow_symlinks=False)
             except FileExistsError:
                 tree.make_way(descriptor, path, name)
-                os.link(
-                    source_name, name, src_dir_fd=source, dst_dir_fd=descriptor, follow_symlinks=False
-                )
+                os.link(source_name, name, src_dir_fd=source, dst_dir_fd=descriptor, follow_symlinks=False)
             self._attributes.finish_name(descriptor, name, entry, status)
         finally:
             tree.pin(tree.root)
@@ -376,7 +342,9 @@ class _Applier:
             return True
         self._tree.require_device(entry)
         try:
-            os.mknod(name, _MODES[entry.kind] | 0o600, os.makedev(entry.major, entry.minor), dir_fd=descriptor)
+            os.mknod(
+                name, _MODES[entry.kind] | 0o600, os.makedev(entry.major, entry.minor), dir_fd=descriptor
+            )
         except PermissionError as error:
             if self._options.forgive_devices:
                 self._attributes.forgiven["device"] += 1

@@ -14,8 +14,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from ullage.layer.options import map_id
-from ullage.layer.refused import Refused
-from ullage.layer.tar import Entry, Kind, printable
+from ullage.layer.refused import Refused, printable
+from ullage.layer.tar import Entry, Kind
 
 if TYPE_CHECKING:
     from ullage.layer.options import ApplyOptions

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ullage.layer.account import SECTOR_BYTES, Account
-from ullage.layer.apply import translated
 from ullage.layer.attributes import path_at
 from ullage.layer.copying import Copier, read_xattrs, set_attributes
 from ullage.layer.lowers import Lowers, is_whiteout
 from ullage.layer.options import Unlimited
+from ullage.layer.refused import translated
 from ullage.layer.syscalls import DIRECTORY_FLAGS
-from ullage.layer.tree import join, list_directory
+from ullage.layer.tree import list_directory
+from ullage.layer.walk import join
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,9 +108,9 @@ class _Composer:
                 source = os.open(path or b".", DIRECTORY_FLAGS, dir_fd=self._trees.roots[index])
                 try:
                     names = [name for name in list_directory(source) if name not in seen]
-                    for name in names:
-                        if self._entry(source, index, name, target, path):
-                            found.append(join(path, name))
+                    found += [
+                        join(path, name) for name in names if self._entry(source, index, name, target, path)
+                    ]
                     seen.update(names)
                 finally:
                     os.close(source)

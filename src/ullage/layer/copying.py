@@ -104,7 +104,9 @@ class Copier:
                 if changed:
                     os.fchown(writing, status.st_uid, status.st_gid)
                 xattrs = read_xattrs(reading)
-                acls = {each: xattrs.pop(each) for each in list(xattrs) if each.startswith(b"system.posix_acl_")}
+                acls = {
+                    each: xattrs.pop(each) for each in list(xattrs) if each.startswith(b"system.posix_acl_")
+                }
                 for each, value in xattrs.items():
                     os.setxattr(writing, each, value)
                 if changed or stat.S_IMODE(made.st_mode) != mode:

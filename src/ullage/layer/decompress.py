@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from ullage.errors import ContentError, UnsupportedContent
 
@@ -28,11 +28,17 @@ else:
     from backports import zstd
 
 try:  # not on every machine: see pyproject.toml
-    from isal import isal_zlib as _zlib
-    from isal.igzip_lib import IsalError as _InflateError
+    from isal import igzip_lib, isal_zlib
+
+    _decompressobj: Callable[[int], Any] = isal_zlib.decompressobj
+    _DAMAGED: tuple[type[Exception], ...] = (
+        zlib.error,
+        zstd.ZstdError,
+        cast("type[Exception]", igzip_lib.IsalError),
+    )
 except ImportError:  # pragma: no cover -- machines that are neither x86_64 nor aarch64
-    _zlib = zlib
-    _InflateError = zlib.error
+    _decompressobj = zlib.decompressobj
+    _DAMAGED = (zlib.error, zstd.ZstdError)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,7 +170,9 @@ def _members(
             return
         if not starts(head):
             if name != "gzip":
-                raise ContentError(f"the layer does not decompress: after a {name} frame comes something else")
+                raise ContentError(
+                    f"the layer does not decompress: after a {name} frame comes something else"
+                )
             while source.take(PIECE_BYTES):
                 pass
             return
@@ -182,7 +190,7 @@ def _one_member(source: _Input, member: _Member, name: str) -> Iterator[bytes]:
                 raise ContentError(f"the layer does not decompress: the {name} stream stops early")
         try:
             piece = member.decompress(data)
-        except (zlib.error, _InflateError, zstd.ZstdError) as error:
+        except _DAMAGED as error:
             raise ContentError(f"the layer does not decompress: {name}: {error}") from error
         if piece:
             yield piece
@@ -195,7 +203,7 @@ class _GzipMember:
     """
 
     def __init__(self) -> None:
-        self._inflate = _zlib.decompressobj(31)
+        self._inflate = _decompressobj(31)
         self._full = False
 
     @property

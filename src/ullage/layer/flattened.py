@@ -9,7 +9,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from ullage.layer.refused import Refused
-from ullage.layer.tree import Tree, join
+from ullage.layer.tree import Tree
+from ullage.layer.walk import join
 
 if TYPE_CHECKING:
     from ullage.layer.account import Account

@@ -118,7 +118,7 @@ class Lowers:
                 path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.roots[index]
             )
             try:
-                found.update(map(os.fsencode, os.listdir(directory)))
+                found.update(map(os.fsencode, os.listdir(directory)))  # noqa: PTH208 -- a descriptor
             finally:
                 os.close(directory)
         return found

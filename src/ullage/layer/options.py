@@ -4,13 +4,14 @@ What a caller may choose about applying a layer, and what it is told.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from ullage.errors import UnsafeLayer
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from ullage.digest import Digest
 
 __all__ = ["ApplyOptions", "Budget", "IdRange", "LayerResult", "Limits", "Ownership", "Unlimited", "map_id"]

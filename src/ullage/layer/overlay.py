@@ -19,7 +19,8 @@ from ullage.layer.copying import Copier, read_xattrs, set_attributes
 from ullage.layer.lowers import Lowers, is_whiteout
 from ullage.layer.refused import Refused
 from ullage.layer.tar import Kind
-from ullage.layer.tree import Directory, Tree, join, list_directory, made_directory
+from ullage.layer.tree import Tree, list_directory
+from ullage.layer.walk import Directory, join, made_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -32,7 +32,8 @@ Extents = list[tuple[int, int]]
 XATTR_PREFIX: Final = b"SCHILY.xattr."
 _MAX_INTEGER: Final = 2**63 - 1
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,40}")
-_DIGITS = re.compile(rb"[0-9]*")
+_TIME = re.compile(rb"([+-]?[0-9]{1,40})(?:\.([0-9]*))?")
+_NEWLINE: Final = 0x0A
 #: Of these a NUL in the value is refused; elsewhere values are bytes.
 _STRINGS: Final = (b"path", b"linkpath", b"uname", b"gname")
 _OFFSET: Final = b"GNU.sparse.offset"
@@ -53,7 +54,17 @@ def parse_records(data: bytes) -> dict[bytes, bytes]:
     sparse: list[bytes] = []
     at = 0
     while at < len(data):
-        key, value, at = _record(data, at)
+        # length SP key=value LF, the length that of all of it
+        space = data.find(b" ", at, at + 42)
+        length = data[at:space]
+        end = at + (int(length) if length.isdigit() else parse_integer(length))
+        equals = data.find(b"=", space + 1, end - 1)
+        key, value = data[space + 1 : equals], data[equals + 1 : end - 1]
+        if space < 0 or end - at < 5 or end > len(data) or data[end - 1] != _NEWLINE:
+            raise Refused("a PAX record of a wrong length")
+        if equals <= space + 1 or b"\0" in (value if key in _STRINGS else key):
+            raise Refused("a PAX record that is none")
+        at = end
         if key in (_OFFSET, _LENGTH):
             if key != (_LENGTH if len(sparse) % 2 else _OFFSET) or b"," in value:
                 raise Refused("its sparse map is out of order")
@@ -63,22 +74,6 @@ def parse_records(data: bytes) -> dict[bytes, bytes]:
     if sparse:
         records[_MAP] = b",".join(sparse)
     return records
-
-
-def _record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
-    """
-    The record at *at*, ``length SP key=value LF``, and where the next one starts.
-    """
-    space = data.find(b" ", at, at + 42)
-    if space < 0:
-        raise Refused("a PAX record without a length")
-    end = at + parse_integer(data[at:space])
-    if end - at < 5 or end > len(data) or end <= space + 1 or data[end - 1] != 0x0A:
-        raise Refused("a PAX record of a wrong length")
-    key, equals, value = data[space + 1 : end - 1].partition(b"=")
-    if not equals or not key or b"\0" in (value if key in _STRINGS else key):
-        raise Refused("a PAX record that is none")
-    return key, value, end
 
 
 def parse_integer(text: bytes) -> int:
@@ -97,12 +92,17 @@ def parse_time(text: bytes) -> int:
     """
     A time in nanoseconds. Digits after the ninth are dropped; a negative time goes down with its fraction.
     """
-    whole, _, fraction = text.partition(b".")
-    seconds = parse_integer(whole)
-    if not _DIGITS.fullmatch(fraction):
+    match = _TIME.fullmatch(text)
+    if match is None:
         raise Refused("a PAX time that is none")
+    seconds = int(match[1])
+    if not -_MAX_INTEGER <= seconds <= _MAX_INTEGER:
+        raise Refused("a PAX number that is too large")
+    fraction = match[2]
+    if not fraction:
+        return seconds * 1_000_000_000
     nanoseconds = int(fraction[:9].ljust(9, b"0"))
-    return seconds * 1_000_000_000 + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
+    return seconds * 1_000_000_000 + (-nanoseconds if text.startswith(b"-") else nanoseconds)
 
 
 def sparse_version(records: dict[bytes, bytes]) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from ullage.digest import Digest, Hasher
 from ullage.errors import DigestMismatch, SizeMismatch, UnsafeLayer
 from ullage.layer.ahead import Ahead
-from ullage.layer.decompress import PIECE_BYTES, decompressed
+from ullage.layer.decompress import decompressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,6 +140,17 @@ class LayerStream:
         parts = [bytes(part) for part in self.parts(size)]
         return b"".join(parts)
 
+    def part(self, size: int) -> memoryview | None:
+        """
+        The next *size* bytes in one part, where they lie so in memory; None, and nothing read, where they do not.
+        """
+        at = self._at
+        end = at + size
+        if end > len(self._view):
+            return None
+        self._at = end
+        return self._view[at:end]
+
     def parts(self, size: int) -> Iterator[memoryview]:
         """
         The next *size* bytes as they lie in memory, uncopied; fewer at the end of the stream.
@@ -158,6 +169,10 @@ class LayerStream:
         """
         Pass over *size* bytes; False when the stream ends before.
         """
+        end = self._at + size
+        if end <= len(self._view):
+            self._at = end
+            return True
         for part in self.parts(size):
             size -= len(part)
         return not size

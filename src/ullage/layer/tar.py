@@ -30,20 +30,22 @@ from ullage.layer.pax import (
     sparse_map,
     sparse_version,
 )
-from ullage.layer.refused import Refused
+from ullage.layer.refused import Refused, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ullage.layer.stream import LayerStream
 
-__all__ = ["Entry", "Kind", "TarReader", "printable"]
+__all__ = ["Entry", "Kind", "TarReader"]
 
 _BLOCK: Final = 512
 _ZEROS: Final = bytes(_BLOCK)
 #: An extended header or a long name; Go and libarchive stop there too.
 _MAX_SPECIAL_BYTES: Final = 1 << 20
 _MAX_INTEGER: Final = 2**63 - 1
-#: name mode uid gid size mtime chksum typeflag linkname magic+version uname gname devmajor devminor rest
-_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s167s")
+#: name, mode and ids, size, mtime, chksum, typeflag, linkname, magic with version, the two numbers of a device, rest
+_HEADER = struct.Struct("100s24s12s12s8sc100s8s64x16s167s")
 _USTAR: Final = b"ustar\0"
 _GNU: Final = b"ustar  \0"
 _OCTAL: Final = b"01234567"
@@ -87,14 +89,8 @@ class Entry:
     xattrs: dict[bytes, bytes] | None = None
     extents: Extents | None = None
     stored_bytes: int = 0
-
-
-def printable(name: bytes) -> str:
-    """
-    A name for a message: bytes that are no UTF-8, and control characters, as escapes.
-    """
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    #: Access and change times: read, because they have to be valid, and not used.
+    unused_ns: int = 0
 
 
 class TarReader:
@@ -112,7 +108,7 @@ class TarReader:
         self._stream = stream
         self._max_headers = max_entries
         self._max_overhead_bytes = max_overhead_bytes
-        self._memo: dict[bytes, int] = {}
+        self._memo: dict[bytes, tuple[int, ...]] = {}
         self._name = b""
         #: What of the stream makes nothing: headers, extended headers, sparse maps.
         self.overhead_bytes = 0
@@ -189,32 +185,36 @@ class TarReader:
     # ------------------------------------------------------------------ one header
 
     def _parse(self, block: bytes) -> tuple[bytes, Entry]:
-        (
-            name, mode, uid, gid, size, mtime, checksum, flag, link, magic, major, minor, rest
-        ) = _HEADER.unpack(block)  # fmt: skip
-        # Two sums of 256 bytes: neither can reach the modulus of Adler's, so the lower halves are exact.
-        total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2 - sum(checksum) + 256
-        if _number(checksum, octal=True) != total:
-            _require_signed_sum(block, checksum, total)
+        name, ids, size, mtime, checksum, flag, link, magic, device, rest = _HEADER.unpack(block)
+        # Three sums of parts that are too short to reach the modulus of Adler's: its lower half is their exact sum.
+        total = (
+            adler32(block[:148]) + adler32(block[156:404]) + adler32(block[404:]) - 3 + 8 * 0x20
+        ) & 0xFFFF
+        if _digits(checksum, 6) != total:
+            _require_checksum(block, checksum)
         name = name.partition(b"\0")[0]
-        memo = self._memo
-        numbers = [0, 0, 0, 0, 0]
-        for index, field in enumerate((mode, uid, gid, major, minor) if magic[:5] == b"ustar" else (mode, uid, gid)):
-            number = memo.get(field)
-            if number is None:
-                number = _number(field)
-                if len(memo) < _MEMO_LIMIT:
-                    memo[field] = number
-            numbers[index] = number
-        if rest[0] or magic == _GNU:
+        mode, uid, gid = self._remembered(ids)
+        major, minor = self._remembered(device) if magic[:5] == b"ustar" else (0, 0)
+        if rest[0] or (rest[12] and magic == _GNU):
             name = _with_prefix(name, magic, rest)
         entry = Entry(
-            Kind.FILE, name, link.partition(b"\0")[0], numbers[0], numbers[1], numbers[2],
-            _number(size), _number(mtime) * 1_000_000_000, numbers[3], numbers[4],
+            Kind.FILE, name, link.partition(b"\0")[0], mode, uid, gid,
+            _digits(size, 11), _digits(mtime, 11) * 1_000_000_000, major, minor,
         )  # fmt: skip
         if entry.size < 0 and flag not in b"123456":
             raise Refused("a size below nothing")
         return flag, entry
+
+    def _remembered(self, fields: bytes) -> tuple[int, ...]:
+        """
+        Numbers in fields of eight bytes. The same few come over and over.
+        """
+        numbers = self._memo.get(fields)
+        if numbers is None:
+            numbers = tuple(_number(fields[at : at + 8]) for at in range(0, len(fields), 8))
+            if len(self._memo) < _MEMO_LIMIT:
+                self._memo[fields] = numbers
+        return numbers
 
     def _settle(self, flag: bytes, entry: Entry, records: dict[bytes, bytes]) -> None:
         """
@@ -275,32 +275,49 @@ def _merge(entry: Entry, records: dict[bytes, bytes]) -> None:
     for key, value in records.items():
         if not value:
             continue
-        if key == b"path":
-            entry.name = value
-        elif key == b"linkpath":
-            entry.link = value
-        elif key == b"size":
-            entry.size = parse_integer(value)
-        elif key == b"mtime":
-            entry.mtime_ns = parse_time(value)
-        elif key == b"uid":
-            entry.uid = parse_integer(value)
-        elif key == b"gid":
-            entry.gid = parse_integer(value)
-        elif key in (b"atime", b"ctime"):
-            parse_time(value)  # not kept, and refused like any other where it is none
+        merge = _MERGES.get(key)
+        if merge is not None:
+            setattr(entry, *merge(value))
         elif key.startswith(XATTR_PREFIX):
             if entry.xattrs is None:
                 entry.xattrs = {}
             entry.xattrs[key[len(XATTR_PREFIX) :]] = value
 
 
-def _number(field: bytes, *, octal: bool = False) -> int:
+#: What a record sets. Times that are not kept are refused like any other where they are none.
+_MERGES: Final[dict[bytes, Callable[[bytes], tuple[str, bytes | int]]]] = {
+    b"path": lambda value: ("name", value),
+    b"linkpath": lambda value: ("link", value),
+    b"size": lambda value: ("size", parse_integer(value)),
+    b"uid": lambda value: ("uid", parse_integer(value)),
+    b"gid": lambda value: ("gid", parse_integer(value)),
+    b"mtime": lambda value: ("mtime_ns", parse_time(value)),
+    b"atime": lambda value: ("unused_ns", parse_time(value)),
+    b"ctime": lambda value: ("unused_ns", parse_time(value)),
+}
+
+
+def _digits(field: bytes, count: int) -> int:
+    """
+    A numeric field as nearly every writer fills it, all digits and one end mark; another is read with more care.
+    """
+    digits = field[:count]
+    if digits.isdigit() and field[count] in b"\0 ":
+        try:
+            return int(digits, 8)
+        except ValueError:
+            pass
+    return _number(field)
+
+
+def _number(field: bytes) -> int:
     """
     A numeric field: octal digits between blanks and NULs, or two's complement where the first bit is set.
     """
-    if field[0] & 0x80 and not octal:
-        return _binary(field)
+    return _binary(field) if field[0] & 0x80 else _octal(field)
+
+
+def _octal(field: bytes) -> int:
     text = field.strip(b" \0")
     if not text:
         return 0
@@ -320,12 +337,13 @@ def _binary(field: bytes) -> int:
     return value
 
 
-def _require_signed_sum(block: bytes, checksum: bytes, total: int) -> None:
+def _require_checksum(block: bytes, checksum: bytes) -> None:
     """
-    Sun's tar added signed bytes.
+    The sum of the header's bytes, its own field taken for blanks; Sun's tar added them as signed ones.
     """
-    high = sum(each >= 0x80 for each in block) - sum(each >= 0x80 for each in checksum)
-    if _number(checksum, octal=True) != total - 256 * high:
+    blanked = block[:148] + b" " * 8 + block[156:]
+    total = sum(blanked)
+    if _octal(checksum) not in (total, total - 256 * sum(each >= 0x80 for each in blanked)):
         raise Refused("no header of a tar: its checksum is wrong")
 
 

@@ -1,0 +1,234 @@
+"""
+Stacks of layers: one whole directory, or a tree for each.
+
+Within a layer, decompressing, hashing and writing each have a thread (`LayerStream`). One directory takes its layers
+in order, and while one is written the next is already being decompressed; trees of their own are filled side by side.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ullage.errors import PullCancelled, StoreError
+from ullage.layer.account import Account
+from ullage.layer.apply import apply_layer, apply_overlay
+from ullage.layer.compose import compose
+from ullage.layer.flattened import FlattenedTree
+from ullage.layer.options import ApplyOptions, LayerResult, Unlimited
+from ullage.layer.refused import translated
+from ullage.layer.stream import LayerStream
+from ullage.layer.syscalls import sync_filesystem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ullage.digest import Digest
+    from ullage.layer.compose import ComposeResult
+    from ullage.layer.options import Budget
+    from ullage.layer.stream import Readable
+
+__all__ = ["LayerBlob", "apply_overlays", "compose_directory", "fresh_directory", "remove_tree", "unpack"]
+
+#: Trees filled at a time. Each has three threads, of which Python runs one at a time: more would only switch.
+_WORKERS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBlob:
+    """
+    A layer to unpack: where its bytes are, and what they have to be.
+
+    ``blob`` is a file, or something that reads like one: a download in progress may be unpacked while it arrives.
+    """
+
+    blob: Path | Readable
+    diff_id: Digest | None = None
+    digest: Digest | None = None
+    size: int | None = None
+
+    @contextmanager
+    def open(self, *, guard: Callable[[Readable], Readable] = lambda blob: blob) -> Iterator[LayerStream]:
+        with ExitStack() as stack:
+            blob: Readable
+            if isinstance(self.blob, Path):
+                with translated(os.fsencode(self.blob)):
+                    blob = stack.enter_context(self.blob.open("rb", buffering=0))
+            else:
+                blob = self.blob
+            yield stack.enter_context(
+                LayerStream(guard(blob), diff_id=self.diff_id, digest=self.digest, size=self.size)
+            )
+
+
+def unpack(
+    layers: Sequence[LayerBlob],
+    target: Path,
+    *,
+    options: ApplyOptions | None = None,
+    budget: Budget | None = None,
+    durable: bool = False,
+) -> list[LayerResult]:
+    """
+    Make *target* the root filesystem that *layers* are, the lowest first. It is there whole, or not at all.
+
+    It must not be there before, or be an empty directory. With *durable*, it is on disk when this returns.
+
+    Raises:
+        UnsafeLayer, ContentError, DiskFull, StoreError: as `apply_layer` does. Nothing is left behind.
+    """
+    results = []
+    with fresh_directory(target, durable=durable) as directory, ExitStack() as stack:
+        ahead = [stack.enter_context(layer.open()) for layer in layers[:1]]
+        for number in range(len(layers)):
+            if number + 1 < len(layers):
+                ahead.append(stack.enter_context(layers[number + 1].open()))
+            with ahead.pop(0) as stream:
+                results.append(apply_layer(stream, directory, options=options, budget=budget))
+    return results
+
+
+def compose_directory(
+    trees: Sequence[int], target: Path, *, budget: Budget | None = None, durable: bool = False
+) -> ComposeResult:
+    """
+    The same from the trees that overlays of layers are: see `compose`.
+    """
+    with fresh_directory(target, durable=durable) as directory:
+        return compose(trees, directory, budget=budget)
+
+
+@contextmanager
+def fresh_directory(target: Path, *, durable: bool = False) -> Iterator[int]:
+    """
+    A descriptor of a directory that becomes *target* when the block is left, and is removed when it raises.
+    """
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    with translated(os.fsencode(target)):
+        if os.path.lexists(target) and not (
+            target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+        ):
+            raise StoreError(
+                f"{target} is there already", hint="name a directory that is not, or an empty one"
+            )
+        partial.mkdir(0o755)
+        partial.chmod(0o755)  # whatever the umask says
+    try:
+        with translated(os.fsencode(partial)):
+            directory = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield directory
+            with translated(os.fsencode(target)):
+                if durable:
+                    sync_filesystem(directory)
+                partial.rename(target)
+                if durable:
+                    _sync(target.parent)
+        finally:
+            os.close(directory)
+    except BaseException:
+        remove_tree(partial)
+        raise
+
+
+def remove_tree(path: Path) -> None:
+    """
+    Remove a tree that a layer made, whatever its depth and its modes. Nothing happens where there is none.
+    """
+    with translated(os.fsencode(path)):
+        above = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        tree = FlattenedTree(above, Account(Unlimited()), max_path_bytes=0)
+        try:
+            name = os.fsencode(path.name)
+            status = os.lstat(name, dir_fd=above)
+            if stat.S_ISDIR(status.st_mode):
+                tree.remove(above, name, name, status)
+        except FileNotFoundError:
+            return  # not made, or renamed
+        finally:
+            tree.close()
+            os.close(above)
+
+
+def apply_overlays(
+    layers: Sequence[LayerBlob],
+    roots: Sequence[int],
+    *,
+    lowers: Sequence[int] = (),
+    options: ApplyOptions | None = None,
+    budget: Callable[[int], Budget] | None = None,
+) -> list[LayerResult]:
+    """
+    Fill a tree for each layer, the lowest first, several at a time.
+
+    Args:
+        roots: descriptors of the empty directories that the trees go to.
+        lowers: descriptors of trees that are there already, below all of them, the lowest first.
+        budget: gives the budget of the n-th layer. They are asked by several threads.
+
+    Raises:
+        The same as `apply_overlay`, for the first layer that fails; the others are given up.
+    """
+    below = [*lowers, *roots]
+    futures: list[Future[LayerResult]] = []
+    stop = threading.Event()
+
+    def lower_roots(number: int) -> Sequence[int]:
+        # Lower layers were begun before this one, so waiting for them ends.
+        for future in futures[:number]:
+            future.result()
+        return below[: len(lowers) + number][::-1]
+
+    def apply(number: int) -> LayerResult:
+        with layers[number].open(guard=lambda blob: _Stoppable(blob, stop)) as stream:
+            return apply_overlay(
+                stream,
+                roots[number],
+                lowers=lambda: lower_roots(number),
+                options=options,
+                budget=None if budget is None else budget(number),
+            )
+
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ullage-layer") as pool:
+        try:
+            for number in range(len(layers)):
+                futures.append(pool.submit(apply, number))  # noqa: PERF401 -- workers read it while it grows
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+    for future in futures:
+        if future in done and (error := future.exception()) is not None:
+            raise error
+    return [future.result() for future in futures]
+
+
+class _Stoppable:
+    """
+    A blob that ends with an exception when the others have failed.
+    """
+
+    def __init__(self, blob: Readable, stop: threading.Event) -> None:
+        self._blob = blob
+        self._stop = stop
+
+    def read(self, size: int, /) -> bytes:
+        if self._stop.is_set():
+            raise PullCancelled("unpacking was given up: another layer failed")
+        return self._blob.read(size)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
