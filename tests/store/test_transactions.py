@@ -194,7 +194,7 @@ METHODS = {
     "replace_file": (completed, lambda r: r.replace_file(1, nothing), 2),
     "remove_stray": (completed, lambda r: r.remove_stray([CONTENT["layer"]], nothing, ingests_only=False), 1),
     "discard_partial": (completed, lambda r: r.discard_partial(CONTENT["layer"], nothing), 1),
-    "repair_rows": (completed, lambda r: r.repair_rows(), 24),
+    "repair_rows": (completed, lambda r: r.repair_rows(), 25),
 }
 
 
