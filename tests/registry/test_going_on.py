@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support import registry as faults
 from support.images import ImageBuilder, noise
 from support.registry import FaultRegistry
-from ullage.digest import Digest
 from ullage.errors import ContentError, PullCancelled, RegistryUnavailable, SizeMismatch
 from ullage.model import AuthConfig
 from ullage.reference import Reference
 from ullage.registry import RegistryClient
 from ullage.registry.patience import Patience
+
+if TYPE_CHECKING:
+    from ullage.digest import Digest
 
 CONTENT = noise(300_000)
 SIZE = len(CONTENT)
@@ -175,9 +178,7 @@ def test_a_token_that_ends_between_two_halves_is_renewed(client):
     with FaultRegistry(auth="token", username="alice", password="wonderland") as registry:
         blob = registry.add_blob(CONTENT)
         broken = registry.inject("*/blobs/*", _revoke_and_break, times=2)
-        repo = client.repo(
-            Reference.parse(f"{registry.host}/app:1"), auth=AuthConfig("alice", "wonderland")
-        )
+        repo = client.repo(Reference.parse(f"{registry.host}/app:1"), auth=AuthConfig("alice", "wonderland"))
 
         assert read_all(repo, blob) == CONTENT
 

@@ -111,7 +111,11 @@ def read_all(repo, blob, offset=0):
     [
         ("registry.example", ["registry.example", "_default"], "registry.example"),
         ("registry.example", ["other.example", "_default"], "_default"),
-        ("registry.example:5000", ["registry.example_5000_", "registry.example:5000"], "registry.example_5000_"),
+        (
+            "registry.example:5000",
+            ["registry.example_5000_", "registry.example:5000"],
+            "registry.example_5000_",
+        ),
         ("registry.example:5000", ["registry.example:5000", "_default"], "registry.example:5000"),
         ("registry.example:5000", ["registry.example", "_default"], "_default"),
         ("docker.io", ["docker.io", "registry-1.docker.io"], "docker.io"),
@@ -144,7 +148,8 @@ def test_without_a_file_the_registry_is_asked(domain, name, url, directory, cert
     (host,) = certs_d.hosts(domain)
 
     assert (host.name, host.base_url, host.is_mirror) == (name, url, False)
-    assert host.resolves and host.pulls
+    assert host.resolves
+    assert host.pulls
 
 
 # ---------------------------------------------------------------------- what is in it
@@ -174,12 +179,16 @@ def test_hosts_come_in_their_order_and_the_server_last(certs_d):
 
 
 def test_without_a_server_it_is_the_registry_with_what_stands_beside_it(certs_d):
-    file = certs_d.write('ca = "ca.pem"\ncapabilities = ["push"]\n[host."https://a.example"]\n[header]\nx-a = "1"\n')
+    file = certs_d.write(
+        'ca = "ca.pem"\ncapabilities = ["push"]\n[host."https://a.example"]\n[header]\nx-a = "1"\n'
+    )
 
     mirror, registry = certs_d.hosts()
 
     assert registry.base_url == f"https://{DOMAIN}/v2"
-    assert registry.resolves and registry.pulls and not registry.is_mirror
+    assert registry.resolves
+    assert registry.pulls
+    assert not registry.is_mirror
     assert registry.route.tls == TLS(ca=(str(file.parent / "ca.pem"),))
     assert registry.headers == (("x-a", "1"),)
     assert (mirror.route.tls, mirror.headers) == (TLS(), ())
@@ -203,7 +212,9 @@ def test_certificates_to_show_have_three_forms(value, expected, certs_d):
 
 
 def test_what_a_file_does_not_say_is_as_the_client_says(certs_d):
-    certs_d.write('[host."https://a.example"]\nca = "/a.pem"\nskip_verify = false\n[host."https://b.example"]\n')
+    certs_d.write(
+        '[host."https://a.example"]\nca = "/a.pem"\nskip_verify = false\n[host."https://b.example"]\n'
+    )
     defaults = Defaults(plain_http=True, tls=TLS(ca=("/own.pem",), skip_verify=True))
 
     a, b, registry = certs_d.hosts(defaults=defaults)
@@ -249,22 +260,26 @@ def test_what_newer_files_say_beside_is_left_to_those_who_know_it(certs_d):
         ('\nserver = "ftp://x.example"\n', 2, "neither http nor https"),
         ('server = "https://user:hunter2@x.example"', 1, "holds no credentials"),
         ('server = "https://x.example:port"', 1, "malformed"),
-        ('host = 5\n', 1, "host holds tables"),
-        ('[host]\na = 5\n', 1, "host holds tables"),
+        ("host = 5\n", 1, "host holds tables"),
+        ("[host]\na = 5\n", 1, "host holds tables"),
         ('[host."https://a.example"]\ncapabilities = ["fly"]\n', 2, "no capability of a host: fly"),
-        ('[host."https://a.example"]\n[host."https://b.example"]\n\ncapabilities = 5\n', 4, "capabilities is"),
+        (
+            '[host."https://a.example"]\n[host."https://b.example"]\n\ncapabilities = 5\n',
+            4,
+            "capabilities is",
+        ),
         ('[host."https://a.example"]\nskip_verify = "yes"\n', 2, "skip_verify is true or false"),
         ('[host."https://a.example"]\noverride_path = 1\n', 2, "override_path is true or false"),
         ('ca = [1]\n[host."https://a.example"]\nca = "ok"\n', 1, "ca is a string"),
         ('client = [["a", "b", "c"]]', 1, "client is a path"),
-        ('client = {a = 1}', 1, "client is a path"),
+        ("client = {a = 1}", 1, "client is a path"),
         ('dial_timeout = "soon"', 1, "dial_timeout is a duration"),
-        ('dial_timeout = 5', 1, "dial_timeout is a duration"),
+        ("dial_timeout = 5", 1, "dial_timeout is a duration"),
         ('dial_timeout = "0s"', 1, "dial_timeout is a duration"),
         ('proxy = "socks5://x.example"', 1, "neither http nor https"),
-        ('proxy = 5', 1, "proxy is a URL"),
-        ('header = 5', 1, "header is a table"),
-        ('[header]\nx-a = 5\n', 2, "header x-a is"),
+        ("proxy = 5", 1, "proxy is a URL"),
+        ("header = 5", 1, "header is a table"),
+        ("[header]\nx-a = 5\n", 2, "header x-a is"),
         ('[header]\nx-a = "a\\r\\nx-b: c"\n', 2, "cannot be sent"),
         ('[header]\n"x a" = "a"\n', 2, "cannot be sent"),
         ('[host."https://"]\n', 1, "no host"),
@@ -538,7 +553,9 @@ def test_a_blob_that_nobody_has_is_the_manifests_fault(mirrored, mirror, origin)
 
 def test_headers_go_to_the_host_they_are_for_and_not_on_with_a_redirect(certs_d, mirror, origin):
     image = push(mirror, origin)
-    certs_d.write(f'server = "{origin.url}"\n[host."{mirror.url}"]\n[host."{mirror.url}".header]\nx-key = ["a", "b"]\n')
+    certs_d.write(
+        f'server = "{origin.url}"\n[host."{mirror.url}"]\n[host."{mirror.url}".header]\nx-key = ["a", "b"]\n'
+    )
     mirror.inject("*/blobs/*", faults.redirect(f"{origin.url}/v2/app/blobs/{image.layers[0].digest}"))
     with certs_d.client() as client:
         assert fetch_all(repo_of(client), image) == LAYER

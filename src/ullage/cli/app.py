@@ -37,6 +37,8 @@ _HOMES: Final = {
     "gc": "storage",
     "check": "care",
     "doctor": "care",
+    "login": "login",
+    "logout": "login",
     "demo": "demo",
 }
 

@@ -10,8 +10,10 @@ import click
 
 from ullage.cli.opening import StoreCommand, changing, looking
 from ullage.cli.output import emit, emit_json, say
+from ullage.cli.registries import registry_options
 
 if TYPE_CHECKING:
+    from ullage.cli.registries import Reach
     from ullage.model import Problem
 
 __all__ = ["check", "doctor"]
@@ -35,9 +37,9 @@ _WRONG: Final = 32
     help="Mend what can be mended: fetch bad blobs again from where they came, remove files that no row "
     "explains, recount the counters.",
 )
-@click.option("--plain-http", is_flag=True, help="Speak HTTP to the registries that bad blobs come from.")
+@registry_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each problem, one a line.")
-def check(*, digests: bool, repair: bool, plain_http: bool, as_json: bool) -> int:
+def check(*, digests: bool, repair: bool, reach: Reach, as_json: bool) -> int:
     """
     Find what is wrong with the store.
 
@@ -50,9 +52,7 @@ def check(*, digests: bool, repair: bool, plain_http: bool, as_json: bool) -> in
             return 0
         found = [] if repair else reader.check(digests=digests)
     if repair:
-        from ullage.registry import RegistryClient  # noqa: PLC0415 -- see opening.py
-
-        with changing(registry=RegistryClient(plain_http=plain_http)) as service:
+        with changing(registry=reach.client()) as service:
             found = service.check(digests=digests, repair=True)
     for problem in found:
         if as_json:

@@ -15,10 +15,12 @@ from ullage.cli.failures import describe, tell
 from ullage.cli.opening import StoreCommand, changing, current_root, there_is_a_store
 from ullage.cli.output import emit, emit_json, say
 from ullage.cli.progress import progress
+from ullage.cli.registries import registry_options
 from ullage.errors import ImageError, ImageNotFound, InvalidReference, StorageLimitExceeded
 from ullage.sizes import human
 
 if TYPE_CHECKING:
+    from ullage.cli.registries import Reach
     from ullage.model import AuthConfig, ImageStatus, PullPlan
 
 __all__ = ["pull"]
@@ -31,7 +33,8 @@ __all__ = ["pull"]
       ullage pull alpine
       ullage pull ghcr.io/org/app:1 ghcr.io/org/tool@sha256:4bcff6…
       ullage pull --platform linux/arm64 --policy always alpine:3.20
-      ullage pull 127.0.0.1:5000/app:1 --plain-http
+      ullage pull registry.example:5000/app:1 --plain-http
+      ullage pull alpine --hosts-dir /etc/containerd/certs.d
       pass show registry | ullage pull registry.example/app:1 --creds me --creds-stdin""",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
@@ -52,7 +55,7 @@ __all__ = ["pull"]
     show_default=True,
     help="Whether an image that is here is taken as it is, asked for anew, or must be here.",
 )
-@click.option("--plain-http", is_flag=True, help="Speak HTTP to the registry, not HTTPS.")
+@registry_options
 @click.option(
     "--evict",
     is_flag=True,
@@ -79,7 +82,7 @@ def pull(
     creds_stdin: bool,
     platform: str | None,
     policy: str,
-    plain_http: bool,
+    reach: Reach,
     evict: bool,
     dry_run: bool,
     quiet: bool,
@@ -98,10 +101,9 @@ def pull(
     if policy == "never" and not there_is_a_store(current_root()):
         raise ImageNotFound(f"{images[0]} is not here, and may not be pulled", image=images[0])
     from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
-    from ullage.registry import RegistryClient  # noqa: PLC0415
 
     if dry_run:
-        with changing(registry=RegistryClient(plain_http=plain_http)) as service:
+        with changing(registry=reach.client()) as service:
             plans = [service.plan_pull(image, auth=auth, platform=platform, evict=evict) for image in images]
         for plan in plans:
             emit_json(plan) if as_json else _print_plan(plan)
@@ -110,7 +112,7 @@ def pull(
     exit_code = 0
     cancel = threading.Event()
     with (
-        changing(registry=RegistryClient(plain_http=plain_http)) as service,
+        changing(registry=reach.client()) as service,
         signals.gently(cancel.set) as stop,
     ):
         for image in images:

@@ -113,6 +113,12 @@ def refusal(
             hint="wait, or pass credentials: registries allow more to those they know",
             **facts,
         )
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return RegistryUnavailable(
+            f"{doing}: the proxy answered {status}: it wants credentials",
+            hint="a proxy's URL may hold them: http://USER:PASSWORD@HOST:PORT",
+            **facts,
+        )
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return RegistryUnavailable(
             f"{doing}: the registry answered {status}{wait}{words}",

@@ -5,6 +5,7 @@ urllib3's errors in our words: every one of them is a RegistryUnavailable.
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -53,13 +54,17 @@ REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (theirs.PoolError, "no connection"),
 )
 
+# How http.client says what a proxy answered.
+_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")
+
 _CLOSED: Final = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
 _PASSING: Final = (
     ConnectionResetError,
     BrokenPipeError,
     TimeoutError,
     http.client.IncompleteRead,
-    theirs.TimeoutError,
+    # Not theirs.TimeoutError: a refused connection is one of those, too.
+    theirs.ReadTimeoutError,
     theirs.IncompleteRead,
 )
 #: What OpenSSL says of an HTTP answer where a TLS record should be; which of these depends on its version.
@@ -130,6 +135,8 @@ def _reason(error: Exception) -> str:
             return f"{reason}: {printable(cause.verify_message, 200)}"
         if isinstance(cause, ssl.SSLError) and cause.reason:
             return f"{reason}: {printable(cause.reason, 200)}"
+        if tunnel := _TUNNEL.match(str(cause)) if isinstance(cause, OSError) else None:
+            return f"{reason}: it answered {tunnel[1]}"
         if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ssl.SSLError):
             return f"{reason}: {printable(cause.strerror, 200)}"
     return reason

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["LoggedIn", "log_in", "remove_credentials", "store_credentials"]
 
 _HELPER_SECONDS: Final = 30.0
+
+_HOST = re.compile(r"[A-Za-z0-9.:_\[\]-]+(?:/[A-Za-z0-9._/-]*)?")
 
 
 class LoggedIn(NamedTuple):
@@ -122,15 +125,15 @@ def _checked(host: str) -> str:
     name = normal_key(host)
     try:
         Origin.of(f"https://{name}")
+        if _HOST.fullmatch(host.partition("://")[2] if "://" in host else host):
+            return name
     except ValueError:
-        name = ""
-    if not name or any(each.isspace() or not each.isprintable() or each in "@?#" for each in name):
-        raise InvalidReference(
-            f"no registry can be at {host!r}",
-            reference=host,
-            hint="a registry is a host, such as ghcr.io or localhost:5000",
-        )
-    return name
+        pass  # said below
+    raise InvalidReference(
+        f"no registry can be at {host!r}",
+        reference=host,
+        hint="a registry is a host, such as ghcr.io or localhost:5000",
+    )
 
 
 def _home_of(name: str) -> Path:

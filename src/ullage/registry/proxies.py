@@ -131,9 +131,11 @@ def _names(pattern: str, origin: Origin) -> bool:
     if port is not None and port != origin.port:
         return False
     try:
-        return ipaddress.ip_address(named) == ipaddress.ip_address(host)
+        return ipaddress.ip_address(host) == ipaddress.ip_address(named)
     except ValueError:
         suffix = named.removeprefix("*").rstrip(".")
+    if host.replace(".", "").isdecimal() or ":" in host:
+        return False  # an address is under no domain
     return host == suffix or host.endswith(suffix if suffix.startswith(".") else f".{suffix}")
 
 

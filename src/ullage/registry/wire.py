@@ -265,7 +265,7 @@ class _Connection(HTTPConnection):
             # TLS takes the descriptor over while it shakes hands, and the object that we hold becomes a husk;
             # TLS through a proxy's TLS is no socket at all. A duplicate still ends the connection when it is
             # shut down.
-            self._twin = opened.dup()
+            self._twin, self._exchange = opened.dup(), exchange
             exchange.attach(self._twin)
         except OSError:
             opened.close()
@@ -290,7 +290,8 @@ class _Connection(HTTPConnection):
 
     def _drop_twin(self) -> None:
         if self._twin is not None:
-            self._now.detach()
+            if self._exchange is not None:
+                self._exchange.detach()
             self._twin.close()
             self._twin = None
 
