@@ -376,7 +376,7 @@ def test_what_a_pull_brings_along_goes_before_any_file(guarded, write):
     files = write({"auths": {guarded.host: auth_of("mallory", "x")}})
 
     assert ask(guarded, files, AuthConfig("alice", "wonderland")).raw
-    with pytest.raises(AuthenticationFailed, match="refused the credentials from .*auth.json"):
+    with pytest.raises(AuthenticationFailed, match=r"refused the credentials from .*auth\.json"):
         ask(guarded, files)
 
 

@@ -4,6 +4,9 @@ Mirrors and settings of hosts: containerd's hosts.toml, read and obeyed.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -321,12 +324,8 @@ def test_any_file_is_obeyed_or_refused(tmp_path, text):
     certs_d = CertsD(tmp_path)
     certs_d.write(text)
 
-    try:
-        hosts = certs_d.hosts()
-    except InvalidConfiguration as error:
-        assert error.path
-    else:
-        assert hosts
+    with contextlib.suppress(InvalidConfiguration):
+        assert certs_d.hosts()
 
 
 # ---------------------------------------------------------------------- whom to ask
@@ -617,6 +616,19 @@ def test_credentials_that_name_a_mirror_are_for_it_alone(certs_d, origin):
     assert alice.username == "alice"
 
 
+def test_a_server_that_is_another_host_is_one_to_credentials(certs_d):
+    """
+    It may be a mirror of everything, under ``_default``: a password for ghcr.io is not for that.
+    """
+    with FaultRegistry(auth="basic", username="alice", password="wonderland") as registry:
+        push(registry)
+        certs_d.write(f'server = "{registry.url}"', "_default")
+        with certs_d.client() as client, pytest.raises(AuthenticationFailed, match="are for another host"):
+            repo_of(client, auth=AuthConfig("alice", "wonderland")).get_manifest("1")
+
+    assert not any("authorization" in each.headers for each in registry.asked)
+
+
 def test_a_new_file_is_obeyed_by_the_next_pull(mirrored, mirror, origin, certs_d):
     push(mirror, origin)
     repo_of(mirrored).get_manifest("1")
@@ -627,9 +639,6 @@ def test_a_new_file_is_obeyed_by_the_next_pull(mirrored, mirror, origin, certs_d
 
 
 def test_a_dial_timeout_is_kept(certs_d, origin):
-    import socket
-    import time
-
     image = push(origin)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

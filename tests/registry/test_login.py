@@ -209,7 +209,7 @@ def test_a_file_that_is_none_is_left_as_it_is(docker):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(InvalidConfiguration, match="cannot write .*/file/auth.json"):
+    with pytest.raises(InvalidConfiguration, match=r"cannot write .*/file/auth\.json"):
         store_credentials("r.example", "alice", "x", tmp_path / "file/auth.json")
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -249,7 +250,7 @@ def named_loopback():
     """
     A name of this machine's hosts file that leads to loopback and does not look like it.
     """
-    with open("/etc/hosts", encoding="utf-8") as lines:
+    with Path("/etc/hosts").open(encoding="utf-8") as lines:
         for line in lines:
             address, *names = line.partition("#")[0].split()[:9] or [""]
             if address in {"127.0.0.1", "127.0.1.1", "::1"}:

@@ -167,9 +167,10 @@ class RegistryClient:
         files = self._credentials
 
         def find(check: Callable[[], None]) -> Credentials:
-            if given or given.withheld or files is None:
+            # What was brought along for one host says nothing of its mirrors.
+            if given or files is None or (given.withheld and not host.is_mirror):
                 return given
-            return files.find(name, path, check=check)
+            return files.find(name, path, check=check) or given
 
         authorizer = Authorizer(find, path=path, own_scope=host.own_scope)
         if given.registry_token:

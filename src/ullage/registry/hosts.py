@@ -18,7 +18,7 @@ import tomllib
 from dataclasses import dataclass, field
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ullage.errors import InvalidConfiguration
 from ullage.registry.endpoint import Origin, base_url, may_speak_http, registry_name
@@ -223,7 +223,7 @@ def _host(
             host=host,
         )
     reader = _Settings(settings, source, host, defaults)
-    path = normpath(path) if path.strip("/") else ""
+    path = quote(normpath(path), safe="/%:@!$&'()*+,;=~") if path.strip("/") else ""
     overridden = reader.flag("override_path", default=False)
     if not overridden and not path.endswith("/v2"):
         path += "/v2"

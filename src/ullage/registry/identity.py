@@ -67,7 +67,7 @@ def credentials_for(auth: AuthConfig | None, domain: str, *, unless_named: bool 
     if auth is None:
         return Credentials()
     if not auth.server_address and not unless_named:
-        return Credentials()
+        return Credentials(withheld=bool(_chosen(auth)))
     if auth.server_address and not same_registry(auth.server_address, domain):
         return Credentials(withheld=True)
     return _chosen(auth)

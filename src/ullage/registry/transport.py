@@ -339,7 +339,10 @@ def _target(url: str) -> str:
     """
     rest = url.partition("://")[2].partition("#")[0]
     slash = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
-    return "/" + quote(rest[slash:].lstrip("/"), safe="%/:=&?~+!$,;'@()*")
+    target = rest[slash:].lstrip("/")
+    # What came in a header was decoded as latin-1: so it becomes the bytes again that it was.
+    encoding = "latin-1" if all(ord(each) < 256 for each in target) else "utf-8"
+    return "/" + quote(target, safe="%/:=&?~+!$,;'@()*", encoding=encoding)
 
 
 def _redirected(answer: Answer, location: str) -> Request:
