@@ -150,7 +150,7 @@ def _schema(database: Database) -> Iterator[Finding]:
 
 
 def _schema_of(connection: Connection) -> dict[str, str | None]:
-    return {str(name): sql for name, sql in connection.exec_driver_sql(_SCHEMA).tuples()}
+    return {str(name): sql for name, sql in connection.exec_driver_sql(_SCHEMA)}
 
 
 _SCHEMA: Final = "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
