@@ -112,7 +112,7 @@ class Attributes:
         """
         All of it, for a file that was just written and is open; True when attributes may have changed its size.
         """
-        uid, gid = self.owner(entry)
+        uid, gid = self.owner(entry) if self._maps else (entry.uid & 0xFFFFFFFF, entry.gid & 0xFFFFFFFF)
         mode = entry.mode & _PERMISSIONS
         changed = False
         if self._keeps:

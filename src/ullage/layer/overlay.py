@@ -56,6 +56,8 @@ class OverlayTree(Tree):
         self._touched: set[bytes] = {b""}
         #: Files copied up, which are no entries of this layer.
         self._copied: set[bytes] = set()
+        #: Whiteouts that were made.
+        self._marks: set[bytes] = set()
         #: Directories below which nothing of the lower trees shows.
         self._opaque: set[bytes] = set()
 
@@ -169,6 +171,14 @@ class OverlayTree(Tree):
             parent = parent.rpartition(b"/")[0]
         if self._copied:
             self._copied.discard(path)
+        if self._crossed:
+            self.forget(path)  # a link of a lower tree, that this entry hides
+
+    def remove(self, descriptor: int, path: bytes, name: bytes, status: os.stat_result) -> None:
+        super().remove(descriptor, path, name, status)
+        if self._opaque and stat.S_ISDIR(status.st_mode):
+            below = path + b"/"
+            self._opaque -= {each for each in self._opaque if each == path or each.startswith(below)}
 
     def is_ours(self, path: bytes, status: os.stat_result) -> bool:
         if stat.S_ISDIR(status.st_mode):
@@ -210,6 +220,8 @@ class OverlayTree(Tree):
         Make a whiteout. Since Linux 5.8 a device 0/0 takes no privilege; before, a marked file may do.
         """
         self.account.expect(0, 1, len(name))
+        self.forget(path)
+        self._marks.add(path)
         try:
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=descriptor)
         except PermissionError:
@@ -223,17 +235,41 @@ class OverlayTree(Tree):
         if path in self._opaque:
             return
         self._opaque.add(path)
+        self._forget_aliases()  # they may lead through links that no longer show
         descriptor = self.real_directory(path)
         os.setxattr(path_at(descriptor, b"."), self._prefix + "opaque", b"y")
 
     def end(self) -> None:
         """
-        Spell out an opaque root. Overlayfs does not look for the mark there: it always merges the roots.
+        What could not be decided before all is here, and the lower trees with it.
         """
         if not self._root_is_described and self._lowers.roots:
             self.directories[b""].lower = 0  # the top one's root is what shows
-        if b"" not in self._opaque:
+        if b"" in self._opaque:
+            self._spell_out_root()
+        for path in self._marks:
+            self._drop_useless(path)
+
+    def _drop_useless(self, path: bytes) -> None:
+        """
+        A whiteout that hides nothing would be listed by the kernel where the directory is in no other tree.
+        """
+        parent, _, name = path.rpartition(b"/")
+        descriptor = self.existing_directory(parent)
+        if descriptor is None or self._shows(path) is not None:
             return
+        try:
+            status = os.lstat(name, dir_fd=descriptor)
+        except FileNotFoundError:
+            return
+        if self._is_mark(descriptor, name, status):
+            self.remove(descriptor, path, name, status)
+
+    def _spell_out_root(self) -> None:
+        """
+        Overlayfs does not look for the mark of an opaque directory at the root: it always merges the roots.
+        """
+        self._opaque.discard(b"")
         present = set(list_directory(self.root))
         for name in sorted(self._lowers.names(b"")):
             found = self._lowers.entry(name)

@@ -37,10 +37,9 @@ class Tree(Walk):
         if not stat.S_ISDIR(status.st_mode):
             os.unlink(name, dir_fd=descriptor)
             self.account.remove(status)
-            if stat.S_ISLNK(status.st_mode):
-                self._aliases.clear()
+            self.forget(path)
             return
-        self._aliases.clear()
+        self._forget_aliases()
         below = path + b"/"
         for each in [each for each in self._nodes if each == path or each.startswith(below)]:
             os.close(self._nodes.pop(each))

@@ -82,6 +82,8 @@ class Walk:
         self._max_path_bytes = max_path_bytes
         self._nodes: dict[bytes, int] = {b"": root}
         self._aliases: dict[bytes, bytes] = {}
+        #: The links that aliases lead through.
+        self._crossed: set[bytes] = set()
         self._pinned = root
         self._is_root = os.geteuid() == 0
         #: Every directory that was made or entered, and what it is to become.
@@ -122,7 +124,7 @@ class Walk:
             descriptor, path = self._step(descriptor, path, each.rpartition(b"/")[2])
             if path != each:
                 if len(self._aliases) >= _MAX_ALIASES:
-                    self._aliases.clear()
+                    self._forget_aliases()
                 self._aliases[each] = path
         return descriptor, path
 
@@ -212,6 +214,7 @@ class Walk:
             if target is None:
                 done.append(part)
                 continue
+            self._crossed.add(b"/".join([*done, part]))
             links += 1
             if links > _MAX_LINKS:
                 raise Refused("too many links in its name")
@@ -251,6 +254,17 @@ class Walk:
         """
         del path
         return False
+
+    def forget(self, path: bytes) -> None:
+        """
+        Something else is at *path* now: names that led through a link there may lead elsewhere.
+        """
+        if path in self._crossed:
+            self._forget_aliases()
+
+    def _forget_aliases(self) -> None:
+        self._aliases.clear()
+        self._crossed.clear()
 
     # ------------------------------------------------------------------ making and entering them
 
