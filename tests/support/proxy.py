@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import socket
 import threading
 from typing import TYPE_CHECKING, Self
@@ -95,14 +96,12 @@ class Proxy:
             server = self._connect(parts.netloc)
             kept = [
                 each
-                for each in head.split(b"\r\n")[1:]
+                for each in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
                 if each and not each.lower().startswith((b"proxy-", b"connection:"))
             ]
             path = target.partition("://")[2].partition("/")[2]
-            server.sendall(
-                b"\r\n".join([f"{method} /{path} HTTP/1.1".encode(), *kept, b"Connection: close"])
-                + b"\r\n\r\n"
-            )
+            lines = [f"{method} /{path} HTTP/1.1".encode(), *kept, b"Connection: close"]
+            server.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + self._body(client, head))
             self._copy(server, client)
             return
 
@@ -121,6 +120,14 @@ class Proxy:
                 return b""
             head += received
         return head
+
+    @staticmethod
+    def _body(client: socket.socket, head: bytes) -> bytes:
+        length = re.search(rb"content-length: *([0-9]+)", head.lower())
+        body = head.partition(b"\r\n\r\n")[2]
+        while length and len(body) < int(length[1]):
+            body += client.recv(65536)
+        return body
 
     @staticmethod
     def _copy(source: socket.socket, target: socket.socket) -> None:

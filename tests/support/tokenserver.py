@@ -8,7 +8,7 @@ for repos under ``public/``.
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import json
 import secrets
 import threading
@@ -33,7 +33,7 @@ _TOKEN_SECONDS = 300
 
 class TokenServer:
     """
-    ``url`` is the realm; ``asked`` has the method and the user of each request; ``refresh_tokens`` are good for one user.
+    ``url`` is the realm; ``asked`` has the method and the user of each request; ``refresh_tokens`` are by their user.
     """
 
     def __init__(
@@ -148,14 +148,14 @@ def _encoded(data: bytes) -> str:
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, ISSUER)])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .sign(key, hashes.SHA256())
     )

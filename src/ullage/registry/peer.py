@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ullage.errors import RegistryUnavailable
 from ullage.registry.answers import MAX_ERROR_BYTES, refusal, registry_errors, retry_after_seconds
@@ -93,11 +93,15 @@ class Peer:
                 self._plain.discard(self.name)
             raise
 
-    def errors(self, body: bytes | None) -> Errors:
+    def errors(self, answer: Answer, body: bytes | None) -> Errors:
         """
-        The registry's own words in *body*.
+        The registry's own words in *body*, without what they might quote: credentials, headers, a signed query.
         """
-        hidden = (value for _, value in self.host.headers)
+        hidden = [value for _, value in self.host.headers]
+        if answer.origin != Origin.of(self._url("")):
+            query = urlsplit(answer.url).query
+            hidden += [value for _, value in parse_qsl(query)]
+            hidden += [value for each in query.split("&") for value in each.partition("=")[2:]]
         return registry_errors(body, secrets=(*self._authorizer.secrets, *hidden))
 
     def refusal(self, answer: Answer, body: bytes | None) -> ImageError:
@@ -108,7 +112,7 @@ class Peer:
             answer.status,
             doing=answer.request.doing,
             url=shown(answer.url),
-            errors=self.errors(body),
+            errors=self.errors(answer, body),
             retry_after_seconds=retry_after_seconds(answer.header("Retry-After")),
         )
 
@@ -144,7 +148,7 @@ class Peer:
                 origin,
                 answer.from_here,
                 answer.header("WWW-Authenticate"),
-                self.errors(body),
+                self.errors(answer, body),
             )
             used = self._authorizer.respond(refused, used=used, tried=tried, line=line)
         raise self.refusal(answer, body)

@@ -123,10 +123,7 @@ def _names(pattern: str, origin: Origin) -> bool:
         return pattern == "*"
     host = origin.host.rstrip(".").lower()
     if "/" in pattern:
-        try:
-            return ipaddress.ip_address(host) in ipaddress.ip_network(pattern, strict=False)
-        except ValueError:
-            return False
+        return _is_within(host, pattern)
     named, port = _split_port(pattern)
     if port is not None and port != origin.port:
         return False
@@ -134,9 +131,17 @@ def _names(pattern: str, origin: Origin) -> bool:
         return ipaddress.ip_address(host) == ipaddress.ip_address(named)
     except ValueError:
         suffix = named.removeprefix("*").rstrip(".")
-    if host.replace(".", "").isdecimal() or ":" in host:
-        return False  # an address is under no domain
-    return host == suffix or host.endswith(suffix if suffix.startswith(".") else f".{suffix}")
+    # An address is under no domain.
+    is_address = host.replace(".", "").isdecimal() or ":" in host
+    under = host.endswith(suffix if suffix.startswith(".") else f".{suffix}")
+    return not is_address and (host == suffix or under)
+
+
+def _is_within(host: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def _split_port(pattern: str) -> tuple[str, int | None]:

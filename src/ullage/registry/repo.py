@@ -243,7 +243,7 @@ class RegistryRepo:
             return self._manifest(peer, ref, answer)
         body = answer.read_all(MAX_ERROR_BYTES)
         if answer.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-            errors = peer.errors(body)
+            errors = peer.errors(answer, body)
             raise ManifestUnknown(
                 f"the registry has no {self._full(ref)}{said(errors)}",
                 reference=self._full(ref),
@@ -317,7 +317,7 @@ class RegistryRepo:
         if answer.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
             return ContentError(
                 f"the manifest of {self._name} names a blob that the registry does not have: "
-                f"{digest}{said(peer.errors(body))}",
+                f"{digest}{said(peer.errors(answer, body))}",
                 hint="the image there is incomplete: push it again, or ask the registry's owner",
             )
         return peer.refusal(answer, body)
