@@ -4,6 +4,7 @@ Every kind of damage, made by hand: found, named by its number, and repaired or 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -426,21 +427,29 @@ def test_a_lease_of_the_dead_is_found_and_ended(store, pulled, root):
     store.remove_image(pulled.reference)
 
 
-def test_the_lock_of_a_lease_is_not_had_by_way_of_a_file_that_is_gone(root):
+def test_the_lock_of_a_lease_is_not_had_by_way_of_a_file_that_is_gone(root, monkeypatch):
     """
-    One takes a dead owner's lock and removes the file, another had opened it before, a third makes it anew.
+    One has a dead owner's lock, another opens the file; the one ends the lease and removes it, a third makes it anew.
     """
-    leases = root / "leases"
-    first = LeaseLock.take(leases, "ab" * 16)
-    late = os.open(first.path, os.O_RDWR)
-    first.drop()
-    third = LeaseLock.take(leases, "ab" * 16)
+    leases, token = root / "leases", "ab" * 16
+    flock = fcntl.flock
+    third = []
 
-    assert third is not None
-    assert LeaseLock.take(leases, "ab" * 16) is None
-    assert os.fstat(late).st_nlink == 0
-    os.close(late)
-    third.drop()
+    def late(descriptor, operation):
+        # Between the other's open and its lock.
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (leases / token).unlink()
+        third.append(LeaseLock.take(leases, token))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+
+    assert LeaseLock.take(leases, token) is None
+
+    assert third[0].is_held
+    assert LeaseLock.take(leases, token) is None
+    third[0].drop()
+    assert files_of(root, "leases") == {}
 
 
 # ---------------------------------------------------------------------- looking only
