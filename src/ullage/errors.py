@@ -6,6 +6,7 @@ Every exception that this package raises.
         ImageNotFound (LookupError)      no such image in this store              3
         ImageAlreadyExists               the reference denotes another image      4
         ImageInUse                       held by a lease                          5
+        InvalidConfiguration             a file of settings that is no use        6
         AuthenticationFailed             credentials missing or refused          11
             AccessDenied                 good credentials, no right to this      18
         RegistryUnavailable              unreachable, overloaded, timed out      13

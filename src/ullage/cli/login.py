@@ -76,9 +76,9 @@ def login(
 )
 def logout(*, registry: str, authfile: Path | None) -> int:
     """
-    Forget the credentials for a registry; without one named, for Docker Hub.
+    Forget the credentials for a registry.
 
-    They are removed from every file and helper in which a pull would find them. No registry is asked.
+    Without one named, for Docker Hub. They are removed from every file and helper in which a pull would find them. No registry is asked.
     """
     from ullage.registry.login import remove_credentials  # noqa: PLC0415 -- see opening.py
 
