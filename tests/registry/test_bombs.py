@@ -84,7 +84,9 @@ def test_what_has_no_end_is_ended(pattern, fault, store, image, registry):
 def test_an_index_of_ten_thousand_entries_is_read_once(store, registry):
     image = ImageBuilder(registry, "app", platform="linux/s390x").layer({"a": b"a"}).push("1")
     entry = {"mediaType": OCI_MANIFEST, "digest": image.manifest.digest, "size": image.manifest.size}
-    entries = [{**entry, "platform": {"os": "linux", "architecture": f"a{number}"}} for number in range(10_000)]
+    entries = [
+        {**entry, "platform": {"os": "linux", "architecture": f"a{number}"}} for number in range(10_000)
+    ]
     raw = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
     assert len(raw) < MAX_DOCUMENT_BYTES
     registry.add_manifest("app", raw, OCI_INDEX, ["many"])
@@ -112,7 +114,9 @@ def test_a_config_that_is_a_bomb_when_unpacked_is_not_unpacked(encoding, store, 
     """
     bomb = gzip.compress(b"0" * (200 * MEBIBYTE), compresslevel=1)
     image = ImageBuilder(registry, "app").layer({"a": b"a"}).push("1")
-    registry.inject(f"*/blobs/{image.config.digest}", faults.answer(bomb, headers={"Content-Encoding": encoding}))
+    registry.inject(
+        f"*/blobs/{image.config.digest}", faults.answer(bomb, headers={"Content-Encoding": encoding})
+    )
 
     with Cost() as cost, pytest.raises(ContentError):
         store.pull_image(image.reference)
@@ -200,4 +204,3 @@ def test_a_loop_of_redirects_costs_six_requests(hasty_repo, registry):
         hasty_repo.get_manifest("1")
 
     assert len(registry.requests) == 6
-

@@ -26,7 +26,8 @@ from ullage.registry import CredentialFiles, RegistryClient
 
 #: One for each place; none of them is a part of another.
 PASSWORD, IDENTITY, REGISTRY, FILED, HELPED, PROXIED, HEADED, SIGNED, BOUGHT = (
-    f"planted-{name}" for name in "password identity registry filed helped proxied headed signed bought".split()
+    f"planted-{name}"
+    for name in ["password", "identity", "registry", "filed", "helped", "proxied", "headed", "signed", "bought"]
 )
 SECRETS = (PASSWORD, IDENTITY, REGISTRY, FILED, HELPED, PROXIED, HEADED, SIGNED, BOUGHT)
 
@@ -36,7 +37,11 @@ def forms(secret):
     How a secret may look: as it is, quoted, in base64 with the user it goes with.
     """
     pairs = (f"{user}:{secret}".encode() for user in ("alice", "bob"))
-    return (secret, urllib.parse.quote(secret), *(base64.b64encode(each).decode().rstrip("=") for each in pairs))
+    return (
+        secret,
+        urllib.parse.quote(secret),
+        *(base64.b64encode(each).decode().rstrip("=") for each in pairs),
+    )
 
 
 def assert_clean(text):
@@ -58,13 +63,15 @@ def auth_of(kind):
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """
-    A registry behind a proxy with a password, settings with a secret header, storage with signed URLs, files and helpers.
+    A registry behind a proxy with a password, a header that is secret, storage with signed URLs, files and helpers.
     """
     monkeypatch.setenv("PATH", path_with(tmp_path / "bin"))
     with (
         FaultRegistry(auth="token", username="alice", password=PASSWORD, identity_token=IDENTITY) as registry,
         FaultRegistry() as storage,
-        Proxy({"r.example:80": registry.host, "s.example:80": storage.host}, username="bob", password=PROXIED) as proxy,
+        Proxy(
+            {"r.example:80": registry.host, "s.example:80": storage.host}, username="bob", password=PROXIED
+        ) as proxy,
     ):
         monkeypatch.setenv("http_proxy", proxy.url.replace("://", f"://bob:{PROXIED}@"))
         (tmp_path / "certs.d/r.example").mkdir(parents=True)
@@ -98,7 +105,9 @@ class World:
     def client(self, kind):
         file = self.path / "auth.json"
         content = {
-            "filed": {"auths": {"r.example": {"auth": base64.b64encode(f"alice:{PASSWORD}".encode()).decode()}}},
+            "filed": {
+                "auths": {"r.example": {"auth": base64.b64encode(f"alice:{PASSWORD}".encode()).decode()}}
+            },
             "helped": {"credHelpers": {"r.example": "test"}},
         }.get(kind, {"auths": {"r.example": {"auth": base64.b64encode(f"bob:{FILED}".encode()).decode()}}})
         file.write_text(json.dumps(content))
@@ -123,7 +132,9 @@ def test_a_pull_that_goes_well_leaves_no_secret(kind, world, open_store, root, c
     status = store.pull_image("r.example/app:1", auth=auth_of(kind), on_progress=events.append)
 
     assert status.image_id == world.image.image_id
-    assert any(each.query == {"sig": [SIGNED]} for each in world.storage.asked), "it was sent where it belongs"
+    assert any(each.query == {"sig": [SIGNED]} for each in world.storage.asked), (
+        "it was sent where it belongs"
+    )
     assert any(HEADED in each.headers.values() for each in world.registry.asked)
     assert_clean(f"{caplog.text}{capfd.readouterr()}{events!r}{status!r}{client!r}{store!r}{auth_of(kind)!r}")
     for file in root.rglob("*"):
@@ -133,8 +144,14 @@ def test_a_pull_that_goes_well_leaves_no_secret(kind, world, open_store, root, c
 
 FAULTS = {
     "401": ("/v2/*", faults.status(401, "UNAUTHORIZED", "no")),
-    "403 that echoes": ("/v2/*", lambda hit: faults.error_reply(403, "DENIED", repr(sorted(hit.asked.headers.items())))),
-    "500 that echoes": ("/v2/*", lambda hit: faults.error_reply(500, "OOPS", repr(sorted(hit.asked.headers.items())))),
+    "403 that echoes": (
+        "/v2/*",
+        lambda hit: faults.error_reply(403, "DENIED", repr(sorted(hit.asked.headers.items()))),
+    ),
+    "500 that echoes": (
+        "/v2/*",
+        lambda hit: faults.error_reply(500, "OOPS", repr(sorted(hit.asked.headers.items()))),
+    ),
     "token 401 that echoes": (
         "/token",
         lambda hit: faults.error_reply(401, "NO", f"{hit.asked.headers} {hit.asked.body.decode()}"),
@@ -160,7 +177,9 @@ def test_a_pull_that_fails_gives_no_secret_away(what, kind, world, open_store, r
         store.pull_image("r.example/app:1", auth=auth_of(kind))
     except ImageError as error:
         facts = {name: value for name, value in vars(error).items() if name != "__notes__"}
-        told = f"{error.message} {error.hint} {facts!r} {error!r} {''.join(traceback.format_exception(error))}"
+        told = (
+            f"{error.message} {error.hint} {facts!r} {error!r} {''.join(traceback.format_exception(error))}"
+        )
     else:
         # A registry token needs no token server.
         assert kind == "registry"
@@ -200,7 +219,12 @@ def test_the_command_prints_no_secret(password, tmp_path):
             done = subprocess.run(
                 [Path(sys.executable).with_name("ullage"), *arguments],
                 input=f"{password}\n",
-                env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "ULLAGE_ROOT": f"{tmp_path}/store", "ULLAGE_DEBUG": "1"},
+                env={
+                    "PATH": "/usr/bin:/bin",
+                    "HOME": str(tmp_path),
+                    "ULLAGE_ROOT": f"{tmp_path}/store",
+                    "ULLAGE_DEBUG": "1",
+                },
                 capture_output=True,
                 text=True,
                 timeout=60,

@@ -78,7 +78,8 @@ def logout(*, registry: str, authfile: Path | None) -> int:
     """
     Forget the credentials for a registry.
 
-    Without one named, for Docker Hub. They are removed from every file and helper in which a pull would find them. No registry is asked.
+    Without one named, for Docker Hub. They are removed from every file and helper in which a pull would find
+    them. No registry is asked.
     """
     from ullage.registry.login import remove_credentials  # noqa: PLC0415 -- see opening.py
 
