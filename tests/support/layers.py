@@ -121,7 +121,7 @@ def opened(*paths):
 
 
 def stream(layer, **options):
-    blob = layer.open("rb") if isinstance(layer, Path) else io.BytesIO(layer)
+    blob = io.BytesIO(layer.read_bytes() if isinstance(layer, Path) else layer)
     options.setdefault("threads", False)
     return LayerStream(blob, **options)
 

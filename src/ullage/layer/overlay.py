@@ -73,14 +73,14 @@ class OverlayTree(Tree):
         """
         What of the lower trees shows at *path*, where this one has nothing.
         """
-        if self._opaque and self._is_below_opaque(path):
+        if (self._opaque or self._marks) and self._is_hidden(path):
             return None
         return self._lowers.entry(path)
 
-    def _is_below_opaque(self, path: bytes) -> bool:
+    def _is_hidden(self, path: bytes) -> bool:
         while path:
             path = path.rpartition(b"/")[0]
-            if path in self._opaque:
+            if path in self._opaque or path in self._marks:
                 return True
         return False
 
@@ -176,6 +176,7 @@ class OverlayTree(Tree):
 
     def remove(self, descriptor: int, path: bytes, name: bytes, status: os.stat_result) -> None:
         super().remove(descriptor, path, name, status)
+        self._marks.discard(path)
         if self._opaque and stat.S_ISDIR(status.st_mode):
             below = path + b"/"
             self._opaque -= {each for each in self._opaque if each == path or each.startswith(below)}
@@ -247,7 +248,7 @@ class OverlayTree(Tree):
             self.directories[b""].lower = 0  # the top one's root is what shows
         if b"" in self._opaque:
             self._spell_out_root()
-        for path in self._marks:
+        for path in list(self._marks):
             self._drop_useless(path)
 
     def _drop_useless(self, path: bytes) -> None:
