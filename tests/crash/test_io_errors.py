@@ -17,7 +17,8 @@ import pytest
 from support import audit
 from support.flows import CODES, open_store
 from support.killpoints import READS
-from support.scenes import SCENES, undisturbed
+from support.rehearsal import undisturbed
+from support.scenes import SCENES
 
 EVERY_POINT = bool(os.environ.get("ULLAGE_TORTURE"))
 LOOKS = READS | {"begin", "lock", "connect"}

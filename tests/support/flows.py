@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.images import ImageBuilder
+from support.turmoil import turmoil
 from ullage import ImageError, ImageService, RegistryClient, SimulatedRegistry, StorageLimitExceeded
 from ullage.demo.registry import LoopbackRegistry
 
@@ -137,6 +138,7 @@ FLOWS: dict[str, Callable[..., None]] = {
     "limit": _limit,
     "repair": _repair,
     "name": _name,
+    "turmoil": turmoil,
 }
 
 
@@ -198,7 +200,7 @@ def perform(question: dict[str, Any], points: Points, say: Callable[..., None]) 
     except Exception:  # noqa: BLE001 -- it is what the test looks for
         say("untyped", _where())
     points.armed = False
-    if points.fired is not None:
+    if points.fired is not None and question["points"]["action"].startswith("fail"):
         say("fired", *points.fired)
         try:
             store = open_store(root, **options) if store is None else store

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHANGES", "READS", "Action", "Call", "Points"]
 
-Action = Literal["record", "die", "fail", "fail on", "fail after", "stop"]
+Action = Literal["record", "die", "fail", "fail on", "fail after", "stop", "step"]
 
 #: What leaves the store different from before, as another process sees it.
 CHANGES = frozenset(
@@ -65,8 +65,10 @@ class Call(NamedTuple):
     @property
     def shape(self) -> str:
         """
-        The same for calls that differ in digests, tokens and numbers only.
+        The same for calls that differ in digests, tokens and numbers only, or in what they create.
         """
+        if self.what.startswith("CREATE "):
+            return " ".join(self.what.split()[:2])
         return re.sub(r"[0-9a-f]{8,}|\d+", "#", f"{self.kind} {self.what}")
 
 
@@ -76,7 +78,7 @@ class Points:
 
     Args:
         action: what happens at call number *at*: nothing, SIGKILL, the error *code*, that error from then on, the
-            call and then the error, or SIGSTOP.
+            call and then the error, SIGSTOP, or SIGSTOP from then on.
         kinds: the kinds of call that count; None for all of them.
         outside_gate: calls made while this process has the gate do not count.
     """
@@ -126,7 +128,7 @@ class Points:
             if torn is not None:
                 torn()
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._action == "stop":
+        if self._action in ("stop", "step"):
             os.kill(os.getpid(), signal.SIGSTOP)
             return call()
         if self._action == "fail after":
@@ -148,7 +150,7 @@ class Points:
             self.calls.append(Call(kind, what))
             number = len(self.calls)
             due = self._action != "record" and (
-                number == self._at or (self._action == "fail on" and number > self._at)
+                number == self._at or (self._action in ("fail on", "step") and number > self._at)
             )
             if due:
                 self.fired = self.calls[-1]

@@ -98,6 +98,12 @@ class Child:
         """
         return [line[1:] for line in self.said if line[0] == word]
 
+    def forget(self) -> None:
+        """
+        What it said is no longer asked for.
+        """
+        self._report.unlink()
+
     @property
     def completed(self) -> bool:
         assert self.end in ("exit 0", "signal 9"), (self.end, self.said)

@@ -10,10 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from support import audit
 from support.flows import open_store
 from support.images import ImageBuilder, noise
-from support.killpoints import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from support.nursery import Child, Nursery
     from support.registry import FaultRegistry
 
-__all__ = ["SCENES", "Scene", "Workshop", "undisturbed"]
+__all__ = ["SCENES", "Scene", "Workshop"]
 
 #: More than is worth resuming, and more than one chunk of a body.
 LARGE_BYTES = 300_000
@@ -44,6 +42,10 @@ class Workshop:
         self.sibling = self._image("sibling", base, {"bin/sibling": noise(700, "sibling")})
         self.large = self._image("large", base, {"lib/big": big}, {"lib/more": noise(100_000, "more")})
         self.larger = self._image("larger", {"lib/big": big}, {"lib/larger": noise(50_000, "larger")})
+        # Pulls that wait for each other: both has what near has and what far has.
+        near, far = {"near": noise(900, "near")}, {"far": noise(900, "far")}
+        self.near, self.far = self._image("near", near), self._image("far", far)
+        self.both = self._image("both", near, far)
         self._made = 0
         self._templates: dict[str, Path] = {}
 
@@ -288,20 +290,3 @@ SCENES: dict[str, Scene] = {
         Scene("a recovery", "nothing", _wrecked, arm="start"),
     )
 }
-
-
-def undisturbed(workshop: Workshop, scene: Scene) -> tuple[list[Call], dict[str, Any]]:
-    """
-    The calls of a scene that nobody disturbs, and the store that it ends with.
-    """
-    root = workshop.copy(workshop.prepared(scene))
-    child = workshop.spawn(scene, root)
-    child.wait()
-    assert child.completed
-    assert not child.heard("untyped")
-    assert not child.heard("raised")
-    (calls,) = child.heard("trace")[0]
-    with open_store(root, **scene.options(workshop)) as store:
-        store.collect()
-    assert audit.at_rest(root, limit_was_lowered=scene.limit_was_lowered) == []
-    return [Call(*each) for each in calls], audit.summary(root)

@@ -1,0 +1,92 @@
+"""
+One process stops before each of its calls, and another does something meanwhile: neither is the worse for it.
+
+A flow is stopped wherever it does not have the gate, which is wherever others can be at work. Recoveries, collections
+and checks are made at every step of one run; removals and pulls at one step of each of many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from support.flows import open_store
+from support.rehearsal import beside, step_by_step, wait_for_each_other
+from support.scenes import SCENES
+from ullage import ImageInUse
+
+LIVE = (
+    "the first pull",
+    "the first pull of large blobs",
+    "a pull that shares layers",
+    "a pull that goes on with a partial blob",
+    "a pull that takes doomed blobs back",
+    "a pull that evicts",
+    "a removal",
+    "a hold",
+    "a limit that evicts",
+)
+
+
+def recover(root):
+    open_store(root).close()
+
+
+def collect(root):
+    with open_store(root) as store:
+        store.collect()
+
+
+def check(root):
+    with open_store(root) as store:
+        assert store.check(digests=True) == []
+
+
+@pytest.mark.parametrize("other", [recover, collect, check], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("name", LIVE)
+def test_somebody_at_work_is_left_alone_by_a(other, name, workshop):
+    assert step_by_step(workshop, SCENES[name], other) > 1
+
+
+@pytest.mark.parametrize("name", ["a hold", "a pull that shares layers"])
+def test_a_recovery_at_any_moment_takes_no_lease(name, workshop):
+    """
+    The moment between the making of a lease's file and its lock is among them.
+    """
+    assert beside(workshop, SCENES[name], recover) > 5
+
+
+def test_a_pull_keeps_the_layers_that_it_found_here(workshop):
+    """
+    The image that they came with is removed and collected at any moment of it.
+    """
+
+    def remove(root):
+        with open_store(root) as store:
+            store.remove_image(workshop.small.reference)
+            store.collect()
+
+    assert beside(workshop, SCENES["a pull that shares layers"], remove) > 10
+
+
+def test_a_held_image_is_not_removed(workshop):
+    def remove(root):
+        with open_store(root) as store, contextlib.suppress(ImageInUse):
+            store.remove_image(workshop.small.reference)
+
+    assert beside(workshop, SCENES["a hold"], remove, may_raise={"ImageNotFound"}) > 5
+
+
+@pytest.mark.parametrize("name", ["a removal", "a collection"])
+def test_an_image_can_be_pulled_while_its_blobs_are_on_their_way_out(name, workshop):
+    def pull(root):
+        with open_store(root) as store:
+            store.pull_image(workshop.small.reference)
+            assert store.check(digests=True) == []
+
+    assert beside(workshop, SCENES[name], pull) > 3
+
+
+def test_a_pull_that_waits_lets_others_have_what_it_has(workshop):
+    wait_for_each_other(workshop)
