@@ -1,6 +1,6 @@
 """
-Several processes at once pull, tag, hold, remove, collect, evict, check and recover one store under a tight limit, and are
-killed at random: after each round the store is whole to the byte.
+Several processes at once pull, tag, hold, remove, collect, evict, check and recover one store under a tight limit, and
+are killed at random: after each round the store is whole to the byte.
 
     python tests/crash/torture.py --rounds 2000 --seed 1
 """
@@ -21,7 +21,6 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Self
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -45,28 +44,30 @@ def work(root: str, host: str, seed: int) -> None:
     service = _open(root)
     print("ready", flush=True)
     while True:
-        image = chance.choice(images)
-        name, act = chance.choice(
-            [
-                *[("pull", lambda: service.pull_image(image, policy=chance.choice(list(PullPolicy)[:2])))]
-                * 3,
-                *[("pull evicting", lambda: service.pull_image(image, evict=True))] * 3,
-                ("remove", lambda: service.remove_image(image, missing_ok=True)),
-                ("tag", lambda: service.tag_image(image, f"local/{chance.randrange(3)}:1", move=True)),
-                ("untag", lambda: service.untag_image(f"local/{chance.randrange(3)}:1")),
-                ("hold", lambda: _hold(service, image)),
-                ("collect", lambda: service.collect()),
-                ("evict", lambda: service.collect(EvictionPolicy(0.5, 0.3))),
-                ("check", lambda: _check(service)),
-                ("open", lambda: _open(root).close()),
-            ]
-        )
+        name, act = chance.choice(_deeds(service, root, chance, chance.choice(images)))
         try:
             act()
             outcome = "done"
         except ImageError as error:
             outcome = type(error).__name__
         print(f"{name}: {outcome}", flush=True)
+
+
+def _deeds(service: ImageService, root: str, chance: random.Random, image: str) -> list:
+    policy = chance.choice([PullPolicy.IF_NOT_PRESENT, PullPolicy.ALWAYS])
+    tag = f"local/{chance.randrange(3)}:1"
+    return [
+        *[("pull", lambda: service.pull_image(image, policy=policy))] * 3,
+        *[("pull evicting", lambda: service.pull_image(image, evict=True))] * 3,
+        ("remove", lambda: service.remove_image(image, missing_ok=True)),
+        ("tag", lambda: service.tag_image(image, tag, move=True)),
+        ("untag", lambda: service.untag_image(tag)),
+        ("hold", lambda: _hold(service, image)),
+        ("collect", service.collect),
+        ("evict", lambda: service.collect(EvictionPolicy(0.5, 0.3))),
+        ("check", lambda: _check(service)),
+        ("open", lambda: _open(root).close()),
+    ]
 
 
 def _open(root: str) -> ImageService:

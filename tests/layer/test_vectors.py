@@ -23,7 +23,9 @@ CASES = json.loads((DATA / "vectors/layers.json").read_text())["cases"]
 DECISIONS = json.loads((DATA / "layers/decisions.json").read_text())
 
 #: Where an overlay cannot say what the layer says.
-OVERLAY_REFUSES = {"own/wh-chardev": "a device 0/0 would hide what is below it: overlayfs knows it as a whiteout"}
+OVERLAY_REFUSES = {
+    "own/wh-chardev": "a device 0/0 would hide what is below it: overlayfs knows it as a whiteout"
+}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +49,12 @@ def case(request, layers, root):
     if not (layers / request.param).exists():
         pytest.skip(f"the layers of {request.param} are not here: ULLAGE_SHARED has no vectors/layers.tar.xz")
     one = CASES[request.param]
-    return request.param, one, [layers / request.param / name for name in one["layers"]], layers / request.param
+    return (
+        request.param,
+        one,
+        [layers / request.param / name for name in one["layers"]],
+        layers / request.param,
+    )
 
 
 def cases(*classes):

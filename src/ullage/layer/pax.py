@@ -151,17 +151,18 @@ def _map_in_data(take: Callable[[int], bytes]) -> tuple[list[int], int]:
     """
     Format 1.0: a count, then offsets and lengths, one to a line, padded to whole blocks.
     """
-    text, taken = b"", 0
-    lines = 1
-    while text.count(b"\n") < lines:
+    blocks: list[bytes] = []
+    lines = found = 0
+    while not found or found < lines:
         block = take(_BLOCK)
-        taken += len(block)
-        if len(block) < _BLOCK or taken > _MAX_MAP_BYTES:
+        blocks.append(block)
+        if len(block) < _BLOCK or len(blocks) * _BLOCK > _MAX_MAP_BYTES:
             raise Refused("its sparse map has no end")
-        text += block
-        if lines == 1 and b"\n" in text:
-            count = parse_integer(text.partition(b"\n")[0])
+        found += block.count(b"\n")
+        if found and not lines:
+            count = parse_integer(b"".join(blocks).partition(b"\n")[0])
             if not 0 <= count <= _MAX_MAP_BYTES:
                 raise Refused("its sparse map is too long")
-            lines += 2 * count
-    return [parse_integer(line) for line in text.split(b"\n")[1:lines]], taken
+            lines = 1 + 2 * count
+    text = b"".join(blocks)
+    return [parse_integer(line) for line in text.split(b"\n", lines)[1:lines]], len(text)
