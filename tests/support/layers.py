@@ -191,9 +191,9 @@ def snapshot(root, *, times=False, links=True, xattrs=True):
     first = {}
     paths = [b"."]
     for where, directories, files in os.walk(root):
-        paths += [os.path.relpath(os.path.join(where, name), root) for name in directories + files]
+        paths += [os.path.relpath(os.path.join(where, name), root) for name in directories + files]  # noqa: PTH118 -- bytes
     for path in sorted(paths):
-        full = os.path.join(root, path)
+        full = os.path.join(root, path)  # noqa: PTH118 -- bytes
         status = os.lstat(full)
         one = found[text(path)] = {"uid": status.st_uid, "gid": status.st_gid}
         describe(full, status, one)
@@ -216,13 +216,13 @@ def describe(full, status, one):
     mode = status.st_mode
     if stat.S_ISLNK(mode):
         one["type"] = "symlink"
-        one["target"] = text(os.readlink(full))
+        one["target"] = text(os.readlink(full))  # noqa: PTH115 -- bytes
         return
     one["mode"] = oct(stat.S_IMODE(mode))
     if stat.S_ISREG(mode):
         one["type"] = "file"
         one["size"] = status.st_size
-        with open(full, "rb") as file:
+        with open(full, "rb") as file:  # noqa: PTH123 -- bytes
             one["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     elif stat.S_ISDIR(mode):
         one["type"] = "dir"
