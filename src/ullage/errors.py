@@ -195,7 +195,7 @@ class AuthenticationFailed(_RegistryAnswer):
 
     code = "UNAUTHENTICATED"
     exit_code = 11
-    hint = "pass --creds USER:PASSWORD; a registry may also answer so for an image that does not exist"
+    hint = "log in with `ullage login`, or pass --creds; a registry may also answer so for an image that does not exist"
 
 
 class AccessDenied(AuthenticationFailed):

@@ -5,11 +5,13 @@ Credentials that nobody brought along: where they are looked for, and to whom th
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import threading
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -497,6 +499,54 @@ def test_an_abort_ends_a_helper_that_is_slow(guarded, programs, write):
 
     assert not fetcher.is_alive()
     assert outcome
+
+
+def test_layers_in_parallel_ask_a_helper_once(guarded, programs, write):
+    """
+    It may ask a person for the password of the keyring.
+    """
+    blob = guarded.add_blob(b"layer")
+    helper = HelperProgram(
+        programs, "slow", {guarded.host: ("alice", "wonderland")}, prelude="time.sleep(0.2)"
+    )
+    files = write({"credHelpers": {guarded.host: "slow"}})
+    got = []
+    with RegistryClient(plain_http=True, credentials=files) as client:
+        repo = client.repo(Reference.parse(f"{guarded.host}/org/app:1"))
+
+        def fetch():
+            with repo.open_blob(blob, size=5) as stream:
+                got.append(stream.read())
+
+        threads = [threading.Thread(target=fetch) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+
+    assert got == [b"layer"] * 3
+    assert helper.asked == [f"get {guarded.host}"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who may not read")
+def test_a_home_that_is_not_ones_own_stops_no_public_image(home, write, tmp_path):
+    write({"auths": {}}, home / ".docker/config.json")
+    (home / ".docker").chmod(0o700)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forks beside threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            for each in (tmp_path, *tmp_path.parents[:2]):
+                each.chmod(0o755)
+            home.chmod(0o755)
+            os.setuid(65534)
+            code = 0 if CredentialFiles().find("docker.io") == Credentials() else 2
+        os._exit(code)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_helper_that_fails_ends_the_pull_with_its_reason(guarded, programs, write):

@@ -453,7 +453,7 @@ def test_where_all_fail_it_is_the_registrys_word_that_counts(fault, expected, mi
 
     assert type(caught.value) is expected
     assert caught.value.url.startswith(origin.url)
-    assert f"(before it failed {mirror.host}: " in str(caught.value)
+    assert f"(before it, {mirror.host} failed: " in str(caught.value)
     assert "the mirror is ill" in caught.value.message
 
 

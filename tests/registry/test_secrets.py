@@ -27,7 +27,17 @@ from ullage.registry import CredentialFiles, RegistryClient
 #: One for each place; none of them is a part of another.
 PASSWORD, IDENTITY, REGISTRY, FILED, HELPED, PROXIED, HEADED, SIGNED, BOUGHT = (
     f"planted-{name}"
-    for name in ["password", "identity", "registry", "filed", "helped", "proxied", "headed", "signed", "bought"]
+    for name in [
+        "password",
+        "identity",
+        "registry",
+        "filed",
+        "helped",
+        "proxied",
+        "headed",
+        "signed",
+        "bought",
+    ]
 )
 SECRETS = (PASSWORD, IDENTITY, REGISTRY, FILED, HELPED, PROXIED, HEADED, SIGNED, BOUGHT)
 

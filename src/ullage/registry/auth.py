@@ -9,6 +9,7 @@ token, and the request is sent again with that.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -86,6 +87,8 @@ class Authorizer:
         self._token: Token | None = None
         self._basic: str | None = None
         self._route: Route | None = None
+        self._finding = threading.Lock()
+        self._found: tuple[float, Credentials] | None = None
         #: The last ones: tokens come and go for as long as a service runs.
         self._secrets: deque[str] = deque(maxlen=16)
 
@@ -187,9 +190,16 @@ class Authorizer:
         return token
 
     def _known(self, line: Line) -> Credentials:
-        known = self._find(line.group.check)
-        self._hide(*known.secrets)
-        return known
+        """
+        Our credentials as they are now; threads that need them at one time look once, since a helper may ask a person.
+        """
+        needed_at = time.monotonic()
+        with self._finding:
+            if self._found is None or self._found[0] < needed_at:
+                known = self._find(line.group.check)
+                self._hide(*known.secrets)
+                self._found = (time.monotonic(), known)
+            return self._found[1]
 
     def _hide(self, *secrets: str) -> None:
         self._secrets.extend(each for each in secrets if each not in self._secrets)

@@ -4,10 +4,12 @@ Credentials that nobody brought along: found where docker and podman keep them.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ullage.errors import InvalidConfiguration
 from ullage.registry.authfile import HUB_KEY, AuthFile, names_for, usual_files
 from ullage.registry.endpoint import registry_name
 from ullage.registry.helpers import Helper, HelperMissing
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["CredentialFiles"]
+
+_log = logging.getLogger(__name__)
 
 _HELPER_SECONDS: Final = 30.0
 
@@ -46,8 +50,16 @@ class CredentialFiles:
             InvalidConfiguration: a file on the way is not one of these.
             AuthenticationFailed: the helper that has the credentials does not give them.
         """
-        for file in self.paths if self.paths is not None else usual_files(os.environ):
-            found = self._find(AuthFile.read(file), domain, path, check)
+        for path_of_file in self.paths if self.paths is not None else usual_files(os.environ):
+            try:
+                file = AuthFile.read(path_of_file)
+            except InvalidConfiguration as error:
+                if self.paths is not None or not isinstance(error.__cause__, PermissionError):
+                    raise
+                # Another user's home, under sudo: no reason to refuse an image that anybody may pull.
+                _log.warning("credentials are not looked for there: %s", error)
+                continue
+            found = self._find(file, domain, path, check)
             if found is not None:
                 return found
         return Credentials()

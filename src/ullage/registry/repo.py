@@ -195,8 +195,8 @@ class RegistryRepo:
             answer = ask(peers[-1], self._patience)
         except ImageError as error:
             if passed:
-                tell = "; ".join(f"{peer.name}: {failure.message}" for peer, failure in passed)
-                error.message = f"{error.message} (before it failed {tell})"
+                tell = "; ".join(f"{peer.name} failed: {failure.message}" for peer, failure in passed)
+                error.message = f"{error.message} (before it, {tell})"
                 error.args = (error.message,)
             raise
         self._start_with(kind, peers[-1])
