@@ -231,6 +231,7 @@ class OverlayTree(Tree):
             above = path.rpartition(b"/")[0]
             if above not in self._opaque:
                 os.setxattr(path_at(descriptor, b"."), self._prefix + "opaque", b"x")
+        os.utime(name, ns=(self.mtime_ns, self.mtime_ns), dir_fd=descriptor, follow_symlinks=False)
 
     def _make_opaque(self, path: bytes) -> None:
         if path in self._opaque:
