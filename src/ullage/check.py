@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ __all__ = ["Checker"]
 
 _CHUNK_BYTES: Final = 1 << 20
 _PAGE: Final = 1000
+_SURE_SECONDS: Final = 1.0
 
 
 class Checker:
@@ -239,8 +241,8 @@ class Checker:
     def _partials(self) -> Iterator[Problem]:
         for digest, size, received in self._repository.resumable():
             here = _size_of(self._files.ingest_path(digest))
-            if here == received or self._repository.resumable_bytes(digest) != received:
-                continue  # right, or taken over while we looked
+            if here == received or not self._is_torn(digest, received):
+                continue  # right, taken over while we looked, or just being given up
             problem = Problem(
                 "I3",
                 "partial blob of another size",
@@ -252,6 +254,23 @@ class Checker:
                 self._files.empty_trash()
                 problem = replace(problem, repaired=True)
             yield problem
+
+    def _is_torn(self, digest: Digest, received: int) -> bool:
+        """
+        Whether a partial blob has another size than its row says, for certain.
+
+        Whoever gives one up moves its file aside before the row goes, in one transaction: only with the gate locked is
+        nobody in the middle of that. Without the right to lock it, a second is much longer than that takes.
+        """
+        path = self._files.ingest_path(digest)
+        if not self._look_only:
+            return self._repository.is_torn(digest, received, lambda: _size_of(path))
+        until = time.monotonic() + _SURE_SECONDS
+        while _size_of(path) != received and self._repository.resumable_bytes(digest) == received:
+            if time.monotonic() > until:
+                return True
+            time.sleep(_SURE_SECONDS / 20)
+        return False
 
 
 def _named(row: BlobRow) -> str:

@@ -8,11 +8,14 @@ and checks are made at every step of one run; removals and pulls at one step of 
 from __future__ import annotations
 
 import contextlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from support.flows import open_store
-from support.rehearsal import beside, step_by_step, wait_for_each_other
+from support.rehearsal import beside, step_by_step, undisturbed, wait_for_each_other
 from support.scenes import SCENES
 from ullage import ImageInUse
 
@@ -86,6 +89,28 @@ def test_an_image_can_be_pulled_while_its_blobs_are_on_their_way_out(name, works
             assert store.check(digests=True) == []
 
     assert beside(workshop, SCENES[name], pull) > 3
+
+
+def test_a_check_reports_no_partial_blob_that_is_just_being_given_up(workshop):
+    """
+    Its file is moved aside before its row goes, in one transaction: the check waits for the end of that.
+    """
+    scene = SCENES["a pull that takes the room of a partial blob"]
+    root = workshop.copy(workshop.prepared(scene))
+    calls, _ = undisturbed(workshop, scene)
+    moved = next(at for at, call in enumerate(calls, 1) if re.match(r"ingest/\w+ -> trash/", call.what))
+    with open_store(root) as store, ThreadPoolExecutor(1) as executor:
+        child = workshop.spawn(scene, root, action="stop", at=moved + 1)
+        assert child.wait() == "stopped"
+        check = executor.submit(store.check)
+        gate = (root / "gate").stat().st_ino
+        while not check.done() and not re.search(rf"-> FLOCK .*:{gate} ", Path("/proc/locks").read_text()):
+            pass  # until it is done, or waits for the gate
+
+        child.go_on()
+
+        child.wait()
+        assert check.result() == []
 
 
 def test_a_pull_that_waits_lets_others_have_what_it_has(workshop):

@@ -193,6 +193,7 @@ METHODS = {
     "doom_one": (nothing, lambda r: r.doom_one(1), 1),
     "replace_file": (completed, lambda r: r.replace_file(1, nothing), 2),
     "remove_stray": (completed, lambda r: r.remove_stray([CONTENT["layer"]], nothing, ingests_only=False), 1),
+    "is_torn": (completed, lambda r: r.is_torn(CONTENT["layer"], 1, lambda: 1), 1),
     "discard_partial": (completed, lambda r: r.discard_partial(CONTENT["layer"], nothing), 1),
     "repair_rows": (completed, lambda r: r.repair_rows(), 25),
 }

@@ -202,6 +202,18 @@ class Inspection(Records):
             remove()
             return True
 
+    def is_torn(self, digest: Digest, received: int, size: Callable[[], int]) -> bool:
+        """
+        Whether a partial blob that nobody fetches is said to have *received* bytes, and *size* says otherwise.
+
+        Looked at with the gate locked, so that nobody is giving it up meanwhile. One write that changes nothing.
+        """
+        statement = select(ingests.c.received_bytes).where(
+            ingests.c.digest == digest, ingests.c.lease_id.is_(None)
+        )
+        with self._database.write(durable=False) as connection:
+            return connection.execute(statement).scalar() == received and size() != received
+
     def discard_partial(self, digest: Digest, remove: Callable[[Sequence[Digest]], None]) -> None:
         """
         Give up a partial blob, if nobody has taken it over. One write.
