@@ -95,10 +95,14 @@ def test_a_directory_with_something_in_it_is_not_touched(tmp_path):
 
 
 def test_an_exception_in_the_block_removes_the_fresh_directory(tmp_path):
-    with pytest.raises(KeyError), fresh_directory(tmp_path / "target") as directory:
-        os.mkdir("d", dir_fd=directory)
-        os.chmod("d", 0, dir_fd=directory)
-        raise KeyError
+    def fill(target):
+        with fresh_directory(target) as directory:
+            os.mkdir("d", dir_fd=directory)
+            os.chmod("d", 0, dir_fd=directory)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fill(tmp_path / "target")
 
     assert os.listdir(tmp_path) == []
     remove_tree(tmp_path / "target")  # of none, nothing

@@ -303,7 +303,7 @@ class Walk:
             if not self._is_root and status.st_mode & FILLING != FILLING:
                 # Ours, and closed even to us. Its mode comes back with its time.
                 record.mode = stat.S_IMODE(status.st_mode)
-                os.chmod(b"/proc/self/fd/%d" % descriptor, record.mode | FILLING)
+                os.chmod(b"/proc/self/fd/%d" % descriptor, record.mode | FILLING)  # noqa: PTH101 -- no path
         return self._remember(path, descriptor)
 
     def _remember(self, path: bytes, descriptor: int) -> int:
