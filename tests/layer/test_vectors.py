@@ -95,7 +95,7 @@ def unpack(case, form, tree):
     expected = {"dest", "victim"}
     if form == "overlay":
         expected |= {f"tree{number}" for number in range(len(layers))} | {"composed"}
-    assert set(os.listdir(base)) <= expected  # noqa: PTH208 -- names are enough
+    assert set(os.listdir(base)) <= expected
     return None if result is None else (snapshot(result), times_of(result))
 
 
