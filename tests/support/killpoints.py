@@ -5,7 +5,8 @@ Dying, failing or stopping at the n-th call: put around a process from outside, 
     points.install()
     points.armed = True
 
-Every call that touches a file of *root*, every SQL statement, every commit is a `Call`. The wrapper records it and,
+Every call that touches a file of *root*, every SQL statement, every commit is a `Call` (the end of a transaction that
+only read is an "end"). The wrapper records it and,
 when its turn comes, kills the process, raises, or stops it until somebody continues it. It is for processes that end
 soon after: nothing is put back.
 """
@@ -47,7 +48,7 @@ CHANGES = frozenset(
     }
 )
 #: What only looks.
-READS = frozenset({"stat", "statvfs", "list", "open", "read", "select", "pragma"})
+READS = frozenset({"stat", "statvfs", "list", "open", "read", "connect", "pragma", "begin", "select", "end"})
 
 _SQLITE_IOERR, _SQLITE_FULL, _SQLITE_READONLY = 10, 13, 8
 _DATABASE_FILES = ("ullage.db", "ullage.db-wal", "ullage.db-shm")
@@ -336,14 +337,15 @@ class _Cursor(sqlite3.Cursor):
         result = connection._points.of_sql(
             connection, sql, lambda: super(_Cursor, self).execute(sql, *parameters)
         )
-        if sql == "BEGIN IMMEDIATE":
-            connection.note_total()
+        if sql.startswith("BEGIN"):
+            connection.note_begin(sql)
         return result
 
 
 class _Connection(sqlite3.Connection):
     _points: Points
     _total_at_begin: int | None = None
+    _writes = False
 
     def cursor(self, factory: Any = _Cursor) -> Any:
         return super().cursor(factory)
@@ -354,10 +356,11 @@ class _Connection(sqlite3.Connection):
     def commit(self) -> None:
         if self.in_transaction:
             self._look_at_the_limit()
-            self._points.of_sql(self, "COMMIT", super().commit)
+            self._points.of_sql(self, "COMMIT" if self._writes else "END", super().commit)
 
-    def note_total(self) -> None:
-        ledger = self._ledger()
+    def note_begin(self, sql: str) -> None:
+        self._writes = sql == "BEGIN IMMEDIATE"
+        ledger = self._ledger() if self._writes else None
         self._total_at_begin = None if ledger is None else ledger[0]
 
     def _look_at_the_limit(self) -> None:
@@ -380,7 +383,7 @@ def _kind_of(sql: str) -> str:
     word = sql.partition(" ")[0].upper()
     if word == "PRAGMA":
         return "checkpoint" if "wal_checkpoint" in sql or "journal_mode" in sql else "pragma"
-    return word.lower() if word in ("SELECT", "BEGIN", "COMMIT") else "statement"
+    return word.lower() if word in ("SELECT", "BEGIN", "COMMIT", "END") else "statement"
 
 
 def _sql_error(code: int, sql: str) -> sqlite3.OperationalError:

@@ -12,6 +12,7 @@ child says goes to a file line by line, and so outlives it.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import random
@@ -201,6 +202,9 @@ def main() -> None:
     from support import flows, mutants  # noqa: F401, PLC0415 -- what the children need, read before they are born
 
     flows.warm_up()
+    # What is here stays: a collection in a child would copy the pages of all of it.
+    gc.collect()
+    gc.freeze()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     _say_out("ready")
     for line in sys.stdin:
