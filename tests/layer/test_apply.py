@@ -38,6 +38,9 @@ from ullage.digest import Digest, digest_of
 from ullage.errors import DigestMismatch, SizeMismatch, UnsafeLayer
 from ullage.layer import ApplyOptions, IdRange, Limits, apply_layer
 
+#: Layers give files to their owners.
+pytestmark = pytest.mark.usefixtures("root")
+
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 
 

@@ -30,6 +30,9 @@ from support.worker import run_python
 from ullage.errors import StorageLimitExceeded, UnsafeLayer
 from ullage.layer import ApplyOptions, Limits, apply_layer, apply_overlay, decompressed, occupied
 
+#: Layers give files to their owners.
+pytestmark = pytest.mark.usefixtures("root")
+
 MIB = 1 << 20
 
 

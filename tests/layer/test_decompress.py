@@ -10,6 +10,7 @@ import io
 import lzma
 import os
 import sys
+import textwrap
 import tracemalloc
 import zlib
 
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.worker import run_python
 from ullage.errors import ContentError, UnsupportedContent
 from ullage.layer import decompressed
 from ullage.layer.decompress import PIECE_BYTES
@@ -114,6 +116,19 @@ def test_many_small_members_take_no_longer_each_than_one():
     blob = b"".join(gzip.compress(b"%d" % number, 1) for number in range(3000))
 
     assert read(blob) == b"".join(b"%d" % number for number in range(3000))
+
+
+def test_where_isal_is_not_to_be_had_zlib_does_the_same():
+    code = """
+        import gzip, io, sys
+        sys.modules["isal"] = None
+        from ullage.layer import decompressed
+        blob = gzip.compress(b"one" * 200_000) + gzip.compress(b"two") + bytes(9)
+        plain = b"".join(decompressed(io.BytesIO(blob).read))
+        print(plain == b"one" * 200_000 + b"two")
+    """
+
+    assert run_python(textwrap.dedent(code)).strip() == "True"
 
 
 @given(st.binary(max_size=2000), st.integers(0, 400), st.binary(min_size=1, max_size=3))

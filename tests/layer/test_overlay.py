@@ -39,6 +39,10 @@ from ullage.errors import ImageError, UnsafeLayer
 from ullage.layer import ApplyOptions, apply_overlay, compose, occupied
 
 
+#: Layers give files to their owners.
+pytestmark = pytest.mark.usefixtures("root")
+
+
 @pytest.fixture(scope="session")
 def can_mount():
     """

@@ -25,8 +25,12 @@ from ullage.layer import (
     fresh_directory,
     occupied,
     remove_tree,
+    spread_directories,
     unpack,
 )
+
+#: Layers give files to their owners.
+pytestmark = pytest.mark.usefixtures("root")
 
 STACK = [
     tar(entry(b"etc/os", data=b"one" * 1000), entry(b"bin", SYMLINK, link=b"usr/bin"), entry(b"usr/bin/sh")),
@@ -68,7 +72,7 @@ def test_no_layers_are_an_empty_directory(tmp_path):
         (blob(tar(entry(b"f"), entry(b"f/g"))), UnsafeLayer),
         (LayerBlob(io.BytesIO(gzip.compress(STACK[0])[:-3])), ContentError),
         (LayerBlob(io.BytesIO(STACK[0]), Digest("sha256:" + "0" * 64)), DigestMismatch),
-        (LayerBlob(Path("/nowhere/at/all")), UnsafeLayer),
+        (LayerBlob(Path("/nowhere/at/all")), StoreError),
     ],
 )
 def test_after_a_failure_nothing_is_left(last, error, tmp_path):
@@ -92,6 +96,21 @@ def test_a_directory_with_something_in_it_is_not_touched(tmp_path):
 
     assert sorted(os.listdir(tmp_path)) == ["link", "rootfs"]
     assert os.listdir(tmp_path / "rootfs") == ["mine"]
+
+
+def test_a_target_in_a_directory_that_is_not_there_is_no_fault_of_the_layer(tmp_path):
+    with pytest.raises(StoreError, match="No such file"):
+        unpack([blob(STACK[0])], tmp_path / "missing/rootfs")
+
+
+def test_directories_below_a_spread_one_are_ordinary_ones(tmp_path):
+    with opened(tmp_path) as (directory,):
+        spread_directories(directory)
+        spread_directories(directory)
+
+    unpack([blob(STACK[0])], tmp_path / "rootfs")
+
+    assert (tmp_path / "rootfs/etc/os").exists()
 
 
 def test_an_exception_in_the_block_removes_the_fresh_directory(tmp_path):

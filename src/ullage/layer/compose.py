@@ -78,12 +78,12 @@ class _Composer:
         to_go = [b""]
         while to_go:
             path = to_go.pop()
-            with translated(path):
+            with translated(path, blames_entry=False):
                 to_go += self._directory(path)
         grown = 0
         # The deepest first: what is made in a directory moves its time.
         for path, index in sorted(self._directories, reverse=True):
-            with translated(path):
+            with translated(path, blames_entry=False):
                 grown += self._settle(path, index)
         self._account.settle(grown)
         return ComposeResult(

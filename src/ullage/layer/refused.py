@@ -39,9 +39,11 @@ def printable(name: bytes) -> str:
 
 
 @contextmanager
-def translated(entry: bytes = b"") -> Iterator[None]:
+def translated(entry: bytes = b"", *, blames_entry: bool = True) -> Iterator[None]:
     """
     Refusals and errors of the operating system leave as this package's, with the name of the entry.
+
+    Some of those errors say that the entry cannot be; not so where we work on our own account, with *entry* a path.
     """
     try:
         yield
@@ -53,7 +55,7 @@ def translated(entry: bytes = b"") -> Iterator[None]:
         what = f"{name}: {error.strerror}"
         if error.errno in _NO_ROOM:
             raise DiskFull(f"no space left to unpack a layer ({what})") from error
-        if error.errno in _ENTRYS_FAULT:
+        if blames_entry and error.errno in _ENTRYS_FAULT:
             raise UnsafeLayer(f"unsafe layer: {what}", entry=name) from error
         if error.errno in _NO_RIGHT:
             raise StoreReadOnly(

@@ -59,7 +59,7 @@ class LayerBlob:
         with ExitStack() as stack:
             blob: Readable
             if isinstance(self.blob, Path):
-                with translated(os.fsencode(self.blob)):
+                with translated(os.fsencode(self.blob), blames_entry=False):
                     blob = stack.enter_context(self.blob.open("rb", buffering=0))
             else:
                 blob = self.blob
@@ -111,7 +111,7 @@ def fresh_directory(target: Path, *, durable: bool = False) -> Iterator[int]:
     A descriptor of a directory that becomes *target* when the block is left, and is removed when it raises.
     """
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-    with translated(os.fsencode(target)):
+    with translated(os.fsencode(target), blames_entry=False):
         if os.path.lexists(target) and not (
             target.is_dir() and not target.is_symlink() and not any(target.iterdir())
         ):
@@ -121,11 +121,11 @@ def fresh_directory(target: Path, *, durable: bool = False) -> Iterator[int]:
         partial.mkdir(0o755)
         partial.chmod(0o755)  # whatever the umask says
     try:
-        with translated(os.fsencode(partial)):
+        with translated(os.fsencode(partial), blames_entry=False):
             directory = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield directory
-            with translated(os.fsencode(target)):
+            with translated(os.fsencode(target), blames_entry=False):
                 if durable:
                     sync_filesystem(directory)
                 partial.rename(target)
@@ -142,7 +142,7 @@ def remove_tree(path: Path) -> None:
     """
     Remove a tree that a layer made, whatever its depth and its modes. Nothing happens where there is none.
     """
-    with translated(os.fsencode(path)):
+    with translated(os.fsencode(path), blames_entry=False):
         above = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         tree = FlattenedTree(above, Account(Unlimited()), max_path_bytes=0)
         try:
