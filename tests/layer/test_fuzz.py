@@ -30,7 +30,7 @@ from support.layers import (
 from ullage.errors import ContentError, DiskFull, ImageError, StoreError
 from ullage.layer import ApplyOptions, Limits
 
-ROUNDS = int(os.environ.get("ULLAGE_FUZZ_LAYERS", "400"))
+ROUNDS = int(os.environ.get("ULLAGE_FUZZ_LAYERS", "250"))
 #: What a mutated layer may at most write: some sizes become large.
 OPTIONS = ApplyOptions(
     limits=Limits(max_sparse_bytes=1 << 24, max_overhead_bytes=1 << 24, max_entries=10_000)

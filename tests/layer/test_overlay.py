@@ -38,7 +38,6 @@ from support.layers import (
 from ullage.errors import ImageError, UnsafeLayer
 from ullage.layer import ApplyOptions, apply_overlay, compose, occupied
 
-
 #: Layers give files to their owners.
 pytestmark = pytest.mark.usefixtures("root")
 
