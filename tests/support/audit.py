@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["at_rest", "of_wreck", "summary"]
 
 
-def of_wreck(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
+def of_wreck(root: Path, *, limit_was_lowered: bool = False, by_death: bool = True) -> list[str]:
     """
-    What no death may leave, whenever it comes.
+    What no death may leave, whenever it comes; nor an error, which unlike a death may take the file of a lease that
+    could not be ended.
     """
     if not (root / "ullage.db").exists():
         return []
@@ -41,9 +42,11 @@ def of_wreck(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
     found += [
         f"I2: file without a row: ingest/{name}" for name in _names(root, "ingest") if name not in announced
     ]
-    return found + [
-        f"I8: lease without its file: {token}" for token in tokens if not (root / "leases" / token).exists()
-    ]
+    if by_death:
+        found += [
+            f"I8: lease without its file: {each}" for each in tokens if not (root / "leases" / each).exists()
+        ]
+    return found
 
 
 def at_rest(root: Path, *, limit_was_lowered: bool = False) -> list[str]:

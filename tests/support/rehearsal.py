@@ -84,14 +84,22 @@ def die_everywhere(
         shutil.rmtree(root)
 
 
-def recovered(workshop: Workshop, scene: Scene, root: Path, child: Child, expected: dict[str, Any]) -> None:
+def recovered(
+    workshop: Workshop,
+    scene: Scene,
+    root: Path,
+    child: Child,
+    expected: dict[str, Any],
+    *,
+    by_death: bool = True,
+) -> None:
     """
     Open what *child* left, look at it, and do again what it was about.
     """
     lowered = scene.limit_was_lowered
     is_damaged = scene.flow == "repair"
     if not is_damaged:
-        _none(audit.of_wreck(root, limit_was_lowered=lowered))
+        _none(audit.of_wreck(root, limit_was_lowered=lowered, by_death=by_death))
     with open_store(root, **scene.options(workshop)) as store:
         if is_damaged:
             assert not [*(root / "trash").iterdir(), *(root / "leases").iterdir()]
