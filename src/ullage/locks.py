@@ -137,7 +137,10 @@ class LeaseLock:
             except BaseException:
                 lock.release()
                 raise
-            return cls(path, lock)
+            if lock.is_of(path):
+                return cls(path, lock)
+            # One recovery removed our file, and another made one of that name to look at: ours is the one that is gone.
+            lock.release()
 
     @classmethod
     def take(cls, directory: Path, token: str) -> Self | None:
