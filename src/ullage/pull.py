@@ -158,7 +158,13 @@ class Pull:
             if not reap(self._repository, self._files):
                 raise
             claims = admit()
-        # What had to give way is unlinked before a byte is written in its place.
+        self._make_way(claims)
+        return claims
+
+    def _make_way(self, claims: Claims) -> None:
+        """
+        Unlink what had to give way, before a byte is written in its place.
+        """
         if claims.evicted or self._repository.doomed(1):
             sweep(self._repository, self._files)
         self._files.empty_trash()
@@ -166,9 +172,10 @@ class Pull:
             _log.info("evicted %s: freed %d bytes", each.image_id, each.freed_bytes)
         if claims.evicted and self._on_progress is not None:
             self._on_progress(
-                PullProgress(reference=reference, status=PullStatus.PENDING, evicted=claims.evicted)
+                PullProgress(
+                    reference=str(self._reference), status=PullStatus.PENDING, evicted=claims.evicted
+                )
             )
-        return claims
 
     # ------------------------------------------------------------------ fetch
 
@@ -252,7 +259,9 @@ class Pull:
             moving = self._repository.awaited(sorted(awaited))
             if any(digest not in moving or moving[digest][1] is None for digest in awaited):
                 wanted = {digest: plan.wanted[digest] for digest in awaited}
-                return self._repository.claim(token, wanted, self._files, evict=self._evict)
+                claims = self._repository.claim(token, wanted, self._files, evict=self._evict)
+                self._make_way(claims)
+                return claims
             for digest, (received, _) in moving.items():
                 self._sizes[digest] = plan.wanted[digest]
                 self._received[digest] = received
