@@ -8,6 +8,8 @@ and checks are made at every step of one run; removals and pulls at one step of 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from support.flows import open_store
-from support.rehearsal import beside, step_by_step, undisturbed, wait_for_each_other
+from support.rehearsal import OUTSIDE, beside, step_by_step, undisturbed, wait_for_each_other
 from support.scenes import SCENES
 from ullage import ImageInUse
 
@@ -58,6 +60,32 @@ def test_a_recovery_at_any_moment_takes_no_lease(name, workshop):
     The moment between the making of a lease's file and its lock is among them.
     """
     assert beside(workshop, SCENES[name], recover) > 5
+
+
+def test_a_lease_is_not_made_of_a_file_that_a_recovery_made_anew(workshop):
+    """
+    One recovery removes the file before its owner has locked it, another makes and locks it again: two files of one
+    name, and the owner's lock is on the one that is gone.
+    """
+    theirs = []
+
+    def other(root):
+        for descriptor in theirs:
+            os.close(descriptor)
+        theirs.clear()
+        hidden = list((root / "leases").glob(".*"))
+        if hidden and not tricked:
+            tricked.extend(hidden)
+            hidden[0].unlink()
+            theirs.append(os.open(hidden[0], os.O_RDWR | os.O_CREAT, 0o600))
+            fcntl.flock(theirs[0], fcntl.LOCK_EX)
+        elif not hidden:
+            recover(root)
+
+    tricked = []
+    step_by_step(workshop, SCENES["the first pull"], other, kinds=OUTSIDE)
+
+    assert tricked
 
 
 def test_a_pull_keeps_the_layers_that_it_found_here(workshop):
