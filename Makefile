@@ -33,7 +33,8 @@ test: $(VENV)/.developing
 torture: $(VENV)/.developing
 	ULLAGE_TORTURE=1 ULLAGE_FUZZ_STATEMENTS=$(or $(STATEMENTS),200000) \
 	    $(BIN)/python -m pytest -n auto --timeout 3600 tests/crash tests/property tests/store/test_sql_fuzz.py
-	$(BIN)/python tests/crash/torture.py --rounds $(or $(ROUNDS),2000) --seed $(or $(SEED),1)
+	$(BIN)/python tests/crash/deaths.py --rounds $(or $(ROUNDS),2000) --seed $(or $(SEED),1)
+	$(BIN)/python tests/crash/torture.py --rounds 200 --seed $(or $(SEED),1)
 
 powerloss: $(VENV)/.developing
 	$(BIN)/python -m pytest -m powerloss --timeout 1800 tests/powerloss
