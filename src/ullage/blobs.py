@@ -15,54 +15,26 @@ synced before the row is committed (I4).
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
 from ullage.errors import (
-    DigestMismatch,
-    DiskFull,
-    ImageError,
-    SizeMismatch,
     StoreCorrupt,
     StoreError,
-    StoreReadOnly,
 )
+from ullage.ingest import Ingest, translated
 from ullage.locks import LeaseLock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["BlobFiles", "Ingest", "translated"]
+__all__ = ["BlobFiles"]
 
-_CHUNK_BYTES: Final = 1 << 20
 #: What a removal may need for its transaction: WAL, shared memory, a directory block.
 _HEADROOM_BYTES: Final = 8 << 20
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """
-    What the system says about files becomes what this package says.
-    """
-    try:
-        yield
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        translated: ImageError
-        if error.errno in _NO_ROOM:
-            translated = DiskFull(f"no space left on the filesystem of the store ({what})")
-        elif error.errno in _NO_RIGHT:
-            translated = StoreReadOnly(f"no right to write to the store ({what})")
-        else:
-            translated = StoreError(f"input/output error in the store ({what})")
-        raise translated from error
 
 
 class BlobFiles:
@@ -348,100 +320,6 @@ class BlobFiles:
         with translated():
             figures = os.statvfs(self.root)
         return figures.f_bavail * figures.f_frsize
-
-
-class Ingest:
-    """
-    One blob being written: verified while it is written, whole and synced after `finish`.
-
-    `received_bytes` is where the next byte goes; what an earlier attempt left counts, and is hashed on opening.
-    """
-
-    def __init__(self, path: Path, digest: Digest, size: int) -> None:
-        self._hasher = Hasher(digest)
-        self._digest = digest
-        self.size = size
-        self.received_bytes = 0
-        try:
-            self._file = path.open("ab+", buffering=0)
-        except PermissionError:
-            path.chmod(0o644)  # finished by an attempt that failed later, and so made read-only
-            self._file = path.open("ab+", buffering=0)
-        try:
-            self._hash_what_is_here()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._file.close()
-
-    def write(self, data: bytes) -> None:
-        """
-        Append bytes.
-
-        Raises:
-            SizeMismatch: more came than the descriptor says. None of the excess is written.
-            DiskFull: the filesystem has no room.
-        """
-        if self.received_bytes + len(data) > self.size:
-            raise SizeMismatch(
-                f"size mismatch: expected {self.size} bytes of {self._digest}, got more",
-                expected_bytes=self.size,
-                actual_bytes=self.received_bytes + len(data),
-            )
-        self._hasher.update(data)
-        with translated():
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
-        self.received_bytes += len(data)
-
-    def restart(self) -> None:
-        """
-        Throw away what is here: the server starts from the first byte.
-        """
-        with translated():
-            self._file.truncate(0)
-        self._hasher = Hasher(self._digest)
-        self.received_bytes = 0
-
-    def finish(self) -> None:
-        """
-        Verify and sync. After this the file is what its digest says, and on disk.
-
-        Raises:
-            SizeMismatch: bytes are missing.
-            DigestMismatch: they are others. The caller discards the file.
-        """
-        if self.received_bytes != self.size:
-            raise SizeMismatch(
-                f"size mismatch: expected {self.size} bytes of {self._digest}, got {self.received_bytes}",
-                expected_bytes=self.size,
-                actual_bytes=self.received_bytes,
-            )
-        if not self._hasher.matches:
-            actual = self._hasher.digest()
-            raise DigestMismatch(
-                f"digest mismatch: expected {self._digest}, got {actual}",
-                expected=self._digest,
-                actual=actual,
-            )
-        with translated():
-            os.fchmod(self._file.fileno(), 0o444)
-            os.fdatasync(self._file.fileno())
-
-    def _hash_what_is_here(self) -> None:
-        self._file.seek(0)
-        while chunk := self._file.read(_CHUNK_BYTES):
-            self._hasher.update(chunk)
-            self.received_bytes += len(chunk)
-        if self.received_bytes > self.size:
-            # Not ours, or of another descriptor: nothing to go on with.
-            self.restart()
 
 
 def _sync_directory(directory: Path) -> None:

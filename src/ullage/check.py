@@ -14,9 +14,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from ullage.blobs import Ingest, translated
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
 from ullage.errors import DiskFull, ImageError, ImageNotFound, InvalidReference, StoreBusy
+from ullage.ingest import Ingest, translated
 from ullage.model import Problem
 from ullage.recovery import give_back
 from ullage.reference import Reference

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
 
 from ullage.errors import (
@@ -36,10 +37,10 @@ from ullage.errors import (
     StoreError,
     StoreReadOnly,
 )
-from ullage.locks import FileLock
+from ullage.locks import CHECK_SECONDS, FileLock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqlalchemy.engine import ExceptionContext
@@ -139,6 +140,7 @@ class Database:
         self.timeout_seconds = timeout_seconds
         self._gate_path = gate
         self._turn = threading.Lock()
+        self._waiting = threading.local()
         self._writes_since_checkpoint = 0
         self._inherited: list[Any] = []
         self._mode = "ro" if read_only else "rw"
@@ -153,7 +155,13 @@ class Database:
         """
         A snapshot: what is read inside is of one moment, and no writer waits for it.
         """
-        with self._reader.connect() as connection, connection.begin():
+        try:
+            connection = self._reader.connect()
+        except PoolTimeout as error:
+            raise StoreBusy(
+                "every connection for reading is in use", waited_seconds=self.timeout_seconds
+            ) from error
+        with connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -184,6 +192,18 @@ class Database:
             self._writes_since_checkpoint += 1
             if self._writes_since_checkpoint >= _CHECKPOINT_EVERY:
                 self._checkpoint(driver)
+
+    @contextmanager
+    def patience(self, check: Callable[[], None]) -> Iterator[None]:
+        """
+        While this thread waits for its turn to write, inside the block, *check* is called: it ends the wait by raising.
+        """
+        before = getattr(self._waiting, "check", None)
+        self._waiting.check = check
+        try:
+            yield
+        finally:
+            self._waiting.check = before
 
     def require_writable(self) -> None:
         """
@@ -242,14 +262,17 @@ class Database:
     @contextmanager
     def _gate(self) -> Iterator[None]:
         started = time.monotonic()
-        if not self._turn.acquire(timeout=self.timeout_seconds):
-            raise StoreBusy(
-                "another thread is writing to this store", waited_seconds=time.monotonic() - started
-            )
+        check = getattr(self._waiting, "check", None)
+        while not self._turn.acquire(timeout=min(CHECK_SECONDS, self.timeout_seconds)):
+            waited = time.monotonic() - started
+            if waited >= self.timeout_seconds:
+                raise StoreBusy("another thread is writing to this store", waited_seconds=waited)
+            if check is not None:
+                check()
         try:
             left = self.timeout_seconds - (time.monotonic() - started)
             try:
-                lock = FileLock.acquire(self._gate_path, timeout_seconds=left)
+                lock = FileLock.acquire(self._gate_path, timeout_seconds=left, check=check)
             except OSError as error:
                 raise StoreReadOnly(f"cannot lock {self._gate_path}: {error.strerror}") from error
             if lock is None:

@@ -12,14 +12,19 @@ import fcntl
 import os
 import secrets
 import threading
+import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Self
 
-__all__ = ["FileLock", "LeaseLock"]
+__all__ = ["CHECK_SECONDS", "FileLock", "LeaseLock"]
+
+#: How often somebody who waits looks whether to go on.
+CHECK_SECONDS: Final = 0.05
 
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
@@ -56,9 +61,13 @@ class FileLock:
         return cls(path, descriptor)
 
     @classmethod
-    def acquire(cls, path: Path, *, timeout_seconds: float) -> Self | None:
+    def acquire(
+        cls, path: Path, *, timeout_seconds: float, check: Callable[[], None] | None = None
+    ) -> Self | None:
         """
         Wait for the lock in the kernel's queue; None when *timeout_seconds* passed first.
+
+        *check* is called now and then while it waits, and ends the wait by raising.
 
         ``flock`` has no timeout and polling has no fairness, so a thread waits in the queue for us. One that was
         given up lets go as soon as it gets the lock.
@@ -67,7 +76,7 @@ class FileLock:
         if lock is not None or timeout_seconds <= 0:
             return lock
         waiter = _Waiter(path)
-        descriptor = waiter.wait(timeout_seconds)
+        descriptor = waiter.wait(timeout_seconds, check)
         if descriptor is None:
             return None
         lock = cls(path, descriptor)
@@ -202,9 +211,15 @@ class _Waiter:
                 self._descriptor = None
             self._arrived.set()
 
-    def wait(self, timeout_seconds: float) -> int | None:
+    def wait(self, timeout_seconds: float, check: Callable[[], None] | None) -> int | None:
+        until = time.monotonic() + timeout_seconds
         try:
-            self._arrived.wait(timeout_seconds)
+            # The place in the queue is kept from look to look.
+            while not self._arrived.wait(min(CHECK_SECONDS, max(0.0, until - time.monotonic()))):
+                if time.monotonic() >= until:
+                    break
+                if check is not None:
+                    check()
         except BaseException:
             # Ctrl-C while waiting: the lock must not arrive at nobody.
             if self._give_up() and self._descriptor is not None:

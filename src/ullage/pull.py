@@ -38,9 +38,12 @@ from ullage.resolve import Resolver
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
-    from ullage.blobs import BlobFiles, Ingest
+    from ullage.blobs import BlobFiles
     from ullage.digest import Digest
+    from ullage.ingest import Ingest
     from ullage.model import AuthConfig, ProgressCallback
     from ullage.platform import Platform
     from ullage.reference import ImageSpec
@@ -57,6 +60,8 @@ PARALLEL_FETCHES: Final = 3
 _CHUNK_BYTES: Final = 256 * 1024
 _TICK_SECONDS: Final = 0.05
 _SHOWN_SECONDS: Final = 1.0
+#: How long a pull that was cancelled waits for its turn to tidy up; after that it is recovery's to do.
+_ABANDON_SECONDS: Final = 1.0
 # After these the bytes that arrived are as good as any; after others the image itself is wrong.
 _WORTH_RESUMING: Final = (RegistryUnavailable, PullCancelled, DiskFull, StoreError)
 
@@ -69,6 +74,7 @@ class Pull:
         platform: the one that was asked for, None for this machine's.
         deadline: of `time.monotonic`, None for none.
         cancel: set by the caller, from any thread, to end the pull.
+        patience: `Database.patience`, so that waiting to write ends as well when the pull has to.
     """
 
     def __init__(  # noqa: PLR0913 -- what a pull is made of, each by its name
@@ -84,6 +90,7 @@ class Pull:
         cancel: threading.Event | None,
         on_progress: ProgressCallback | None,
         evict: bool,
+        patience: Callable[[Callable[[], None]], AbstractContextManager[None]],
     ) -> None:
         self._repository = repository
         self._files = files
@@ -95,6 +102,7 @@ class Pull:
         self._cancel = cancel
         self._on_progress = on_progress
         self._evict = evict
+        self._patience = patience
         self._received: dict[Digest, int] = {}
         self._told: dict[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
@@ -110,7 +118,8 @@ class Pull:
         try:
             with ThreadPoolExecutor(PARALLEL_FETCHES, thread_name_prefix="ullage-fetch") as executor:
                 try:
-                    status = self._run(executor)
+                    with self._patience(self._check_time):
+                        status = self._run(executor)
                 except BaseException:
                     self._repo.abort()  # what the workers wait for ends now, so that the executor can
                     executor.shutdown(cancel_futures=True)
@@ -122,7 +131,7 @@ class Pull:
         return status
 
     def _run(self, executor: ThreadPoolExecutor) -> ImageStatus:
-        found = self._until_done(executor.submit(self._resolver.resolve))
+        found = self._until_done(executor.submit(self._resolve))
         if isinstance(found, ImageStatus):
             return found
         lock = self._files.new_lease()
@@ -142,6 +151,10 @@ class Pull:
             raise
         finally:
             lock.drop()
+
+    def _resolve(self) -> Plan | ImageStatus:
+        with self._patience(self._check_time):  # in the thread that waits
+            return self._resolver.resolve()
 
     # ------------------------------------------------------------------ admit
 
@@ -309,9 +322,18 @@ class Pull:
         Give back what was reserved. Whatever goes wrong here, the lock is dropped after, and recovery does the rest.
         """
         keep = isinstance(error, _WORTH_RESUMING) or not isinstance(error, ImageError)
+        in_a_hurry = isinstance(error, PullCancelled) or not isinstance(error, ImageError)
+        until = time.monotonic() + (_ABANDON_SECONDS if in_a_hurry else float("inf"))
+
+        def check() -> None:
+            if time.monotonic() > until:
+                raise StoreBusy("others are writing", waited_seconds=_ABANDON_SECONDS)
+
         try:
-            give_back(self._repository, self._files, token, keep=keep)
-            sweep_quietly(self._repository, self._files)
+            if token in self._repository.tokens():  # else it was refused, and there is nothing to give back
+                with self._patience(check):
+                    give_back(self._repository, self._files, token, keep=keep)
+                    sweep_quietly(self._repository, self._files)
         except ImageError as second:
             _log.warning("the lease of a failed pull stays for recovery: %s", second)
 

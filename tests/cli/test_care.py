@@ -75,6 +75,13 @@ def test_a_plan_says_what_would_happen_and_nothing_happens(ullage, pulled, regis
     assert ullage.run("images", "-q").lines == [pulled.image_id]
 
 
+def test_a_plan_without_a_store_makes_none(elsewhere, tmp_path, image):
+    planned = elsewhere.run("pull", "--dry-run", "--json", image.reference, PLAIN).json
+
+    assert planned["fetch_bytes"] == image.size
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_pull_may_evict_and_spares_what_is_pinned(ullage, three, registry):
     ullage.run("pin", three[0].reference)
     limit = ullage.usage()["used_bytes"]

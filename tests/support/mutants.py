@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select, text
 
 import ullage.blobs
+import ullage.ingest
 import ullage.pull
 import ullage.recovery
 from ullage.blobs import BlobFiles
@@ -88,7 +89,7 @@ def _unlinked_before_the_row_ends() -> None:
 
 
 def _no_sync_of_files() -> None:
-    ullage.blobs.os = _Without("fdatasync")  # type: ignore[assignment]
+    ullage.ingest.os = _Without("fdatasync")  # type: ignore[assignment]
 
 
 def _no_sync_of_directories() -> None:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from ullage.registry import RegistryClient
     from ullage.service import ImageService
 
-__all__ = ["StoreCommand", "changing", "current_root", "looking", "root_option", "there_is_a_store"]
+__all__ = [
+    "StoreCommand",
+    "changing",
+    "current_root",
+    "looking",
+    "rehearsing",
+    "root_option",
+    "there_is_a_store",
+]
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -142,4 +150,24 @@ def changing(
     from ullage.service import ImageService  # noqa: PLC0415
 
     with ImageService.open(root, registry=registry, max_storage=max_storage) as service:
+        yield service
+
+
+@contextmanager
+def rehearsing(*, registry: RegistryClient) -> Iterator[ImageService]:
+    """
+    The store, for what leaves nothing behind; where there is none, an empty one that is gone afterwards.
+    """
+    if there_is_a_store(current_root()):
+        with changing(registry=registry) as service:
+            yield service
+        return
+    import tempfile  # noqa: PLC0415 -- brings more than the whole start-up
+
+    from ullage.service import ImageService  # noqa: PLC0415
+
+    with (
+        tempfile.TemporaryDirectory(prefix="ullage-rehearsal-") as root,
+        ImageService.open(root, registry=registry) as service,
+    ):
         yield service

@@ -12,7 +12,7 @@ import click
 
 from ullage.cli import signals
 from ullage.cli.failures import describe, tell
-from ullage.cli.opening import StoreCommand, changing, current_root, there_is_a_store
+from ullage.cli.opening import StoreCommand, changing, current_root, rehearsing, there_is_a_store
 from ullage.cli.output import emit, emit_json, say
 from ullage.cli.progress import progress
 from ullage.cli.registries import registry_options
@@ -103,7 +103,7 @@ def pull(
     from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
 
     if dry_run:
-        with changing(registry=reach.client()) as service:
+        with rehearsing(registry=reach.client()) as service:
             plans = [service.plan_pull(image, auth=auth, platform=platform, evict=evict) for image in images]
         for plan in plans:
             emit_json(plan) if as_json else _print_plan(plan)

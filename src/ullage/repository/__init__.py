@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from ullage.repository.admission import Claims
 from ullage.repository.eviction import Eviction
-from ullage.repository.images import ImageKey, Images
+from ullage.repository.images import Images
 from ullage.repository.inspection import Inspection
 from ullage.repository.leases import Leases, Owner
+from ullage.repository.lookup import ImageKey
 from ullage.repository.pulls import Pulls
 from ullage.repository.records import Edge, Naming, NewImage
 from ullage.repository.storage import Storage

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import bindparam, delete, exists, select
 
 from ullage.model import Evicted, EvictionPolicy
-from ullage.repository.images import find
+from ullage.repository.lookup import find
 from ullage.repository.records import Records
 from ullage.repository.rows import to_text
 from ullage.repository.storage import discard_partials, doom_garbage, doomed_blobs, set_limits, usage

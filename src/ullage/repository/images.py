@@ -5,10 +5,9 @@ Images and their names: look-ups, listing, tagging, pinning, removal, registrati
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ullage.database import RuleBroken
@@ -19,6 +18,19 @@ from ullage.errors import (
     InvalidReference,
 )
 from ullage.reference import Reference
+from ullage.repository.lookup import (
+    BY_DIGEST,
+    BY_TAG,
+    KNOWN_DIGEST,
+    KNOWN_TAG,
+    LIST,
+    ImageKey,
+    by_id,
+    denoted,
+    find,
+    found,
+    table_of,
+)
 from ullage.repository.records import Records
 from ullage.repository.rows import image_status
 from ullage.repository.storage import doom_garbage, limit_exceeded
@@ -35,88 +47,16 @@ from ullage.schema import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import Connection, Table
 
     from ullage.digest import Digest
     from ullage.model import ImageStatus
     from ullage.reference import ImageSpec
 
-__all__ = ["ImageKey", "Images", "find", "name_image"]
-
-#: What a host may name an image by: the row's id, an image id or a prefix of one, or a reference.
-ImageKey = int | str
+__all__ = ["Images", "name_image"]
 
 #: Characters of a reference in a row; a check in the tables says the same.
 _MAX_LENGTH: Final = 1024
-_HEX: Final = re.compile(r"(?:sha256:|sha512:)?([0-9a-f]{4,128})")
-
-
-def _names(table: Table) -> ColumnElement[str]:
-    return (
-        select(func.group_concat(table.c.reference, " "))
-        .where(table.c.image_id == images.c.id)
-        .correlate(images)
-        .scalar_subquery()
-    )
-
-
-STATUS: Final = select(
-    images.c.id,
-    images.c.image_id,
-    images.c.size,
-    images.c.platform,
-    images.c.uid,
-    images.c.username,
-    images.c.spec_image_name,
-    images.c.spec_tag,
-    images.c.spec_digest,
-    images.c.pinned,
-    images.c.pulled_at,
-    images.c.last_used_at,
-    _names(repo_tags),
-    _names(repo_digests),
-    select(manifests.c.annotations)
-    .where(manifests.c.image_id == images.c.id, manifests.c.complete == literal_column("1"))
-    .order_by(manifests.c.id)
-    .limit(literal_column("1"))
-    .correlate(images)
-    .scalar_subquery(),
-)
-
-_BY_ID: Final = STATUS.where(images.c.id == bindparam("id"))
-_BY_PREFIX: Final = (
-    STATUS.where(images.c.image_id >= bindparam("low"), images.c.image_id < bindparam("high"))
-    .order_by(images.c.id)
-    .limit(literal_column("2"))
-)
-_LIST: Final = STATUS.order_by(images.c.id)
-
-
-def _denoted(table: Table) -> Select[int]:
-    return select(table.c.image_id).where(table.c.reference == bindparam("reference"))
-
-
-_BY_TAG: Final = STATUS.where(images.c.id == _denoted(repo_tags).correlate(None).scalar_subquery())
-_BY_DIGEST: Final = STATUS.where(images.c.id == _denoted(repo_digests).correlate(None).scalar_subquery())
-
-# A known reference serves a pull when nobody asked for a platform, or when it is the one that it was resolved for.
-_KNOWN_TAG, _KNOWN_DIGEST = (
-    STATUS.join(table, table.c.image_id == images.c.id).where(
-        table.c.reference == bindparam("reference"),
-        or_(
-            bindparam("platform").is_(None),
-            table.c.platform == bindparam("platform"),
-            # What came without a choice is what its config says.
-            and_(
-                table.c.platform.is_(None),
-                or_(bindparam("or_unasked"), images.c.platform == bindparam("platform")),
-            ),
-        ),
-        or_(bindparam("digest").is_(None), table.c.digest == bindparam("digest")),
-    )
-    for table in (repo_tags, repo_digests)
-)
-
 
 _CONTENT: Final = (
     select(manifest_blobs.c.role, blobs_table.c.digest, manifest_blobs.c.media_type)
@@ -124,13 +64,6 @@ _CONTENT: Final = (
     .where(manifest_blobs.c.manifest_id == bindparam("manifest_id"))
     .order_by(manifest_blobs.c.position)
 )
-
-
-def table_of(reference: Reference) -> Table:
-    """
-    Where such a reference stands.
-    """
-    return repo_tags if reference.digest is None else repo_digests
 
 
 class Images(Records):
@@ -157,7 +90,7 @@ class Images(Records):
         Every image by id, of one moment. One read.
         """
         with self._database.read() as connection:
-            return [image_status(row) for row in connection.execute(_LIST)]
+            return [image_status(row) for row in connection.execute(LIST)]
 
     def known(
         self,
@@ -173,7 +106,7 @@ class Images(Records):
         With *digest*, only when the reference was resolved to that; with *or_unasked*, also one of another platform
         that came without a choice.
         """
-        statement = _KNOWN_TAG if reference.digest is None else _KNOWN_DIGEST
+        statement = KNOWN_TAG if reference.digest is None else KNOWN_DIGEST
         parameters = {
             "reference": str(reference),
             "platform": platform,
@@ -229,7 +162,7 @@ class Images(Records):
         reference = spec.normalised()
         with self._database.write() as connection:
             known = connection.execute(
-                _BY_TAG if reference.digest is None else _BY_DIGEST, {"reference": str(reference)}
+                BY_TAG if reference.digest is None else BY_DIGEST, {"reference": str(reference)}
             ).first()
             if known is not None:
                 return image_status(known)
@@ -255,7 +188,7 @@ class Images(Records):
                 name_image(
                     connection, repo_digests, f"{reference.name}@{named}", row_id, digest=named, now=now
                 )
-            return _by_id(connection, row_id)
+            return by_id(connection, row_id)
 
     def _insert_registered(
         self, connection: Connection, spec: ImageSpec, image_id: Digest, size: int, platform: str | None
@@ -288,8 +221,8 @@ class Images(Records):
             ImageAlreadyExists: the tag denotes another image, and not *move*.
         """
         with self._database.write() as connection:
-            status = _found(connection, key)
-            other = connection.execute(_denoted(repo_tags), {"reference": str(reference)}).scalar()
+            status = found(connection, key)
+            other = connection.execute(denoted(repo_tags), {"reference": str(reference)}).scalar()
             if other is not None and other != status.id and not move:
                 raise ImageAlreadyExists(
                     f"{reference.familiar} denotes image {other}",
@@ -299,7 +232,7 @@ class Images(Records):
             if other != status.id:
                 resolved = _resolved(connection, key, status.id)
                 name_image(connection, repo_tags, str(reference), status.id, now=self._now(), **resolved)
-            return _by_id(connection, status.id)
+            return by_id(connection, status.id)
 
     def untag(self, reference: Reference) -> ImageStatus:
         """
@@ -315,16 +248,16 @@ class Images(Records):
             ).scalar()
             if row_id is None:
                 raise ImageNotFound(f"no such reference: {reference.familiar}", image=str(reference))
-            return _by_id(connection, row_id)
+            return by_id(connection, row_id)
 
     def pin(self, key: ImageKey, *, pinned: bool) -> ImageStatus:
         """
         Set or clear `pinned`. One write.
         """
         with self._database.write() as connection:
-            status = _found(connection, key)
+            status = found(connection, key)
             connection.execute(update(images).where(images.c.id == status.id).values(pinned=int(pinned)))
-            return _by_id(connection, status.id)
+            return by_id(connection, status.id)
 
     def remove(self, key: ImageKey) -> ImageStatus | None:
         """
@@ -359,53 +292,6 @@ class Images(Records):
             connection.execute(
                 update(images).where(images.c.id.in_(row_ids)).values(last_used_at=self._now())
             )
-
-
-def find(connection: Connection, key: ImageKey) -> ImageStatus | None:
-    """
-    See `Images.find`.
-    """
-    if isinstance(key, int):
-        if not 0 < key < 1 << 63:
-            return None  # no row has such an id, and the driver takes no such number
-        row = connection.execute(_BY_ID, {"id": key}).first()
-        return None if row is None else image_status(row)
-    prefix = _HEX.fullmatch(key)
-    try:
-        reference = Reference.parse(key)
-    except InvalidReference:
-        if prefix is None:
-            raise
-    else:
-        statement = _BY_TAG if reference.digest is None else _BY_DIGEST
-        row = connection.execute(statement, {"reference": str(reference)}).first()
-        if row is not None:
-            return image_status(row)
-    return None if prefix is None else _by_prefix(connection, key, prefix.group(1))
-
-
-def _by_prefix(connection: Connection, key: str, digits: str) -> ImageStatus | None:
-    for algorithm in (key.partition(":")[0],) if ":" in key else ("sha256", "sha512"):
-        low = f"{algorithm}:{digits}"
-        rows = connection.execute(_BY_PREFIX, {"low": low, "high": low + "g"}).all()
-        if len(rows) > 1:
-            raise InvalidReference(
-                f"ambiguous: several image ids begin with {digits}", reference=key, hint="give more digits"
-            )
-        if rows:
-            return image_status(rows[0])
-    return None
-
-
-def _found(connection: Connection, key: ImageKey) -> ImageStatus:
-    status = find(connection, key)
-    if status is None:
-        raise ImageNotFound(f"no such image: {key}", image=str(key))
-    return status
-
-
-def _by_id(connection: Connection, row_id: int) -> ImageStatus:
-    return image_status(connection.execute(_BY_ID, {"id": row_id}).one())
 
 
 def _resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select, text, update
 
 from ullage.digest import Digest
 from ullage.errors import ImageNotFound, StoreError
-from ullage.repository.images import find
+from ullage.repository.lookup import find
 from ullage.repository.records import Records
 from ullage.repository.storage import doom_garbage
 from ullage.schema import ingests, leases
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ullage.model import ImageStatus
-    from ullage.repository.images import ImageKey
+    from ullage.repository.lookup import ImageKey
 
 __all__ = ["Leases", "Owner", "end_lease", "lease_id_of"]
 

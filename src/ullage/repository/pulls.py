@@ -18,8 +18,9 @@ from sqlalchemy import insert, select, text, update
 from ullage.digest import Digest
 from ullage.errors import StoreCorrupt
 from ullage.repository.admission import BLOBS, Admission, Untouched, as_json
-from ullage.repository.images import find, name_image
+from ullage.repository.images import name_image
 from ullage.repository.leases import end_lease, lease_id_of
+from ullage.repository.lookup import find
 from ullage.repository.records import Records
 from ullage.schema import images, leases, manifests, repo_digests, repo_tags
 

@@ -34,7 +34,7 @@ def from_text(text: str) -> datetime:
 
 def image_status(row: Sequence[Any]) -> ImageStatus:
     """
-    A row of ``repository.images.STATUS``.
+    A row of ``repository.lookup.STATUS``.
     """
     (
         row_id,

@@ -109,10 +109,15 @@ class Handle:
         if self._database.read_only or self._clock() - status.last_used_at < _TOUCH_AFTER:
             return status
         try:
-            self._repository.touch([status.id])
+            with self._database.patience(_do_not_wait):
+                self._repository.touch([status.id])
         except (StoreBusy, StoreReadOnly, DiskFull):
             return status  # the image is here all the same; the next use notes it
         return self._repository.find(status.id) or status
+
+
+def _do_not_wait() -> None:
+    raise StoreBusy("others are writing", waited_seconds=0.0)
 
 
 def key_of(image: ImageLike) -> int | str:

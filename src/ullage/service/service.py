@@ -209,6 +209,7 @@ class ImageService(Changing, Storing):
             cancel=cancel,
             on_progress=on_progress,
             evict=self._policy is not None if evict is None else evict,
+            patience=self._database.patience,
         ).run()
         return self._used(status)
 
