@@ -138,6 +138,7 @@ class _Reader:
 def _sections() -> dict[str, str]:
     text = (PROJECT / "docs" / "cli.md").read_text()
     parts = re.split(r"^## `ullage (\w+).*`$", text, flags=re.MULTILINE)
+    assert len(set(parts[1::2])) == len(parts[1::2]), "a command twice"
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -154,8 +155,9 @@ def test_every_command_and_every_option_is_in_the_reference():
             for option in parameter.opts
         } - {"--root"}
         cells = re.findall(r"^\| (`.*?) \|", section.split("\n## ")[0], flags=re.MULTILINE)
-        written = {option for cell in cells for option in re.findall(r"`(--?[a-z-]+)", cell)}
-        assert written == known, name
+        written = [option for cell in cells for option in re.findall(r"`(--?[a-z-]+)", cell)]
+        assert set(written) == known, name
+        assert len(set(written)) == len(written), f"{name} has an option twice"
 
 
 @pytest.mark.parametrize("name", command.list_commands(click.Context(command)))
