@@ -9,10 +9,11 @@ import ssl
 from pathlib import Path
 
 import pytest
+import trustme
 
 from support import registry as faults
 from support.images import ImageBuilder, noise
-from support.proxy import Proxy
+from support.proxy import Proxy, SocksProxy
 from support.registry import FaultRegistry
 from ullage.errors import InvalidConfiguration, RegistryUnavailable
 from ullage.reference import Reference
@@ -52,6 +53,9 @@ def origin(url):
         ("http://r.example", {"all_proxy": "p:3128"}, "http://p:3128"),
         ("https://r.example", {"all_proxy": "http://a:1", "https_proxy": "http://b:1"}, "http://b:1"),
         ("https://r.example", {"https_proxy": "https://p"}, "https://p:443"),
+        ("https://r.example", {"https_proxy": "socks5://p"}, "socks5://p:1080"),
+        ("https://r.example", {"all_proxy": "socks5h://u:p@[::1]:9"}, "socks5://[::1]:9"),
+        ("https://127.0.0.1", {"all_proxy": "socks5://p"}, None),
         ("https://r.example", {"https_proxy": "http://[::1]:3128/"}, "http://[::1]:3128"),
         ("http://r.example", {"HTTP_PROXY": "http://p:1", "REQUEST_METHOD": "GET"}, None),
         ("http://r.example", {"http_proxy": "http://p:1", "REQUEST_METHOD": "GET"}, "http://p:1"),
@@ -110,7 +114,9 @@ def test_no_proxy_means_what_go_means_by_it(no_proxy, url, exempt):
 @pytest.mark.parametrize(
     "proxy",
     [
-        "socks5://p:1",
+        "socks4://p:1",
+        "socks://p:1",
+        "socks5://user:" + "hunter2" * 40 + "@p",
         "ftp://p",
         "http://",
         "http://[",
@@ -154,7 +160,7 @@ def test_a_registry_in_plain_http_is_asked_through_the_proxy(registry, monkeypat
 
 @pytest.fixture(scope="module")
 def authority():
-    return pytest.importorskip("trustme").CA()
+    return trustme.CA()
 
 
 @pytest.fixture
@@ -237,9 +243,100 @@ def test_a_proxy_that_is_down_is_named_as_such(monkeypatch):
 
 
 def test_a_proxy_that_cannot_be_used_ends_a_pull(monkeypatch):
-    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
+    monkeypatch.setenv("https_proxy", "socks4://127.0.0.1:1")
 
     with RegistryClient() as client, pytest.raises(InvalidConfiguration, match=r"\$https_proxy"):
+        client.repo(Reference.parse("r.example/app:1")).get_manifest("1")
+
+
+# ---------------------------------------------------------------------- through SOCKS
+
+
+@pytest.mark.parametrize("domain", ["r.example", "203.0.113.7", "[2001:db8::7]"])
+def test_a_socks_proxy_connects_and_resolves_the_names(domain, registry, monkeypatch):
+    image = push(registry)
+    asked = f"{domain.strip('[]')}:80"
+    with SocksProxy({asked: registry.host}) as proxy, RegistryClient(plain_http=True) as client:
+        monkeypatch.setenv("all_proxy", proxy.url)
+        pull_all(client, image, domain=domain)
+
+    assert set(proxy.asked) == {asked}
+    assert {each.headers["host"] for each in registry.asked} == {domain}
+
+
+def test_tls_through_a_socks_proxy_is_with_the_registry(tmp_path, monkeypatch):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("r.example").configure_cert(context)
+    with (
+        FaultRegistry(ssl_context=context) as registry,
+        SocksProxy({"r.example:443": registry.host}, username="alice", password="wönder:land") as proxy,
+        RegistryClient(tls_ca=tmp_path / "ca.pem") as client,
+    ):
+        image = push(registry)
+        monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//alice:w%C3%B6nder%3Aland@"))
+        pull_all(client, image)
+
+    assert set(proxy.asked) == {"r.example:443"}
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"reply": 2}, "its rules do not allow it"),
+        ({"reply": 5}, "the connection was refused"),
+        ({"reply": 77}, "it answered 77"),
+        ({"username": "alice", "password": "wonderland"}, "it wants credentials"),
+    ],
+)
+def test_a_socks_proxy_that_says_no_is_quoted(options, why, monkeypatch):
+    with SocksProxy({}, **options) as proxy, RegistryClient(plain_http=True) as client:
+        monkeypatch.setenv("all_proxy", proxy.url)
+        with pytest.raises(RegistryUnavailable, match=f"the proxy does not connect: {why}"):
+            client.repo(Reference.parse("r.example/app:1")).get_manifest("1")
+
+
+def test_a_socks_proxy_that_refuses_credentials_gives_none_away(monkeypatch):
+    with SocksProxy({}, username="alice", password="wonderland") as proxy, RegistryClient() as client:
+        monkeypatch.setenv("all_proxy", proxy.url.replace("//", "//alice:hunter2@"))
+        with pytest.raises(RegistryUnavailable, match="it refused the credentials in its URL") as caught:
+            client.repo(Reference.parse("r.example/app:1")).get_manifest("1")
+
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}{caught.value.url}"
+
+
+class _Deaf(Proxy):
+    def _answer(self, client):
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_what_speaks_no_socks_is_found_out(monkeypatch):
+    with _Deaf({}) as proxy, RegistryClient(plain_http=True) as client:
+        monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{proxy.port}")
+        with pytest.raises(RegistryUnavailable, match="the proxy does not connect: it does not speak SOCKS"):
+            client.repo(Reference.parse("r.example/app:1")).get_manifest("1")
+
+
+def test_a_socks_proxy_that_is_silent_is_given_up(monkeypatch):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        RegistryClient(plain_http=True, connect_timeout_seconds=0.2, attempts=1) as client,
+    ):
+        monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(RegistryUnavailable, match="in time"):
+            client.repo(Reference.parse("r.example/app:1")).get_manifest("1")
+
+
+def test_a_socks_proxy_that_is_down_is_named_as_such(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{port}")
+
+    with (
+        RegistryClient(plain_http=True) as client,
+        pytest.raises(RegistryUnavailable, match="the proxy does not connect: Connection refused"),
+    ):
         client.repo(Reference.parse("r.example/app:1")).get_manifest("1")
 
 

@@ -1,5 +1,5 @@
 """
-An HTTP proxy on loopback: it forwards, makes tunnels, and writes down for whom.
+Proxies on loopback, of HTTP and of SOCKS: they forward, make tunnels, and write down for whom.
 """
 
 from __future__ import annotations
@@ -136,3 +136,54 @@ class Proxy:
                 target.sendall(data)
         with contextlib.suppress(OSError):
             socket.socket.shutdown(target, socket.SHUT_RDWR)
+
+
+class SocksProxy(Proxy):
+    """
+    SOCKS 5. ``asked`` holds ``host:port`` of each connection; *reply* is what it answers to every one of them.
+    """
+
+    def __init__(
+        self, leads_to: dict[str, str], *, username: str = "", password: str = "", reply: int = 0
+    ) -> None:
+        super().__init__(leads_to)
+        self._login = (username.encode(), password.encode())
+        self._reply = reply
+        self.url = f"socks5://127.0.0.1:{self.port}"
+
+    def _answer(self, client: socket.socket) -> None:
+        _, count = self._exactly(client, 2)
+        offered = self._exactly(client, count)
+        wanted = 2 if self._login[0] else 0
+        client.sendall(bytes([5, wanted if wanted in offered else 0xFF]))
+        if wanted == 2:
+            _, length = self._exactly(client, 2)
+            username = self._exactly(client, length)
+            password = self._exactly(client, self._exactly(client, 1)[0])
+            client.sendall(bytes([1, (username, password) != self._login]))
+        _, _, _, kind = self._exactly(client, 4)
+        if kind == 3:
+            host = self._exactly(client, self._exactly(client, 1)[0]).decode()
+        else:
+            raw = self._exactly(client, {1: 4, 4: 16}[kind])
+            host = socket.inet_ntop(socket.AF_INET if kind == 1 else socket.AF_INET6, raw)
+        port = int.from_bytes(self._exactly(client, 2), "big")
+        self.asked.append(f"{host}:{port}")
+        if self._reply:
+            client.sendall(bytes([5, self._reply, 0, 1]) + bytes(6))
+            return
+        server = self._connect(f"{host}:{port}")
+        bound = b"where.it.is.bound"
+        client.sendall(bytes([5, 0, 0, 3, len(bound)]) + bound + bytes(2))
+        self._spawn(self._copy, server, client)
+        self._copy(client, server)
+
+    @staticmethod
+    def _exactly(client: socket.socket, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            received = client.recv(count - len(data))
+            if not received:
+                raise OSError("the client hung up")
+            data += received
+        return data

@@ -24,19 +24,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Proxy", "proxy_for", "read_proxy"]
 
-_PORTS: Final = {"http": 80, "https": 443}
+_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080}
+#: What each of these means to Go is that the proxy resolves the names.
+_SOCKS: Final = {"socks5": "socks5", "socks5h": "socks5"}
+#: Bytes of a user name or a password that SOCKS can carry.
+_MOST_SOCKS_BYTES: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """
-    An HTTP proxy. ``authorization`` is the header that it wants, '' for none.
+    A proxy of scheme http, https or socks5.
+
+    Of HTTP, ``authorization`` is the header that it wants, '' for none; of SOCKS, ``username`` and ``password`` are.
     """
 
     scheme: str
     host: str
     port: int
     authorization: str = field(default="", repr=False)
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
 
     @property
     def url(self) -> str:
@@ -79,22 +87,28 @@ def read_proxy(text: str, *, source: str) -> Proxy:
     except ValueError:
         # The library's texts quote the URL, and with it what credentials stand in it.
         raise _unusable(source, "a malformed URL") from None
-    if parts.scheme not in _PORTS:
-        raise _unusable(source, "neither http nor https")
+    scheme = _SOCKS.get(parts.scheme, parts.scheme)
+    if scheme not in _PORTS:
+        raise _unusable(source, "neither http, https nor socks5")
     if not parts.hostname or parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise _unusable(source, "not scheme://host:port")
+    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    port = _PORTS[scheme] if port is None else port
+    if scheme == "socks5":
+        if any(len(each.encode()) > _MOST_SOCKS_BYTES for each in (username, password)):
+            raise _unusable(source, f"credentials of more than {_MOST_SOCKS_BYTES} bytes")
+        return Proxy(scheme, parts.hostname, port, username=username, password=password)
     authorization = ""
     if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        authorization = "Basic " + base64.b64encode(pair).decode("ascii")
-    return Proxy(parts.scheme, parts.hostname, _PORTS[parts.scheme] if port is None else port, authorization)
+        authorization = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+    return Proxy(scheme, parts.hostname, port, authorization)
 
 
 def _unusable(source: str, why: str) -> InvalidConfiguration:
     return InvalidConfiguration(
         f"the proxy that {source} names is not one we can use: {why}",
         path=source,
-        hint="a proxy is http://HOST:PORT or https://HOST:PORT",
+        hint="a proxy is http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT",
     )
 
 

@@ -267,8 +267,7 @@ class Transport:
         origin, route = Origin.of(request.url), request.route
         proxy = read_proxy(route.proxy, source="hosts.toml") if route.proxy else proxy_for(origin, os.environ)
         headers = {"User-Agent": self._user_agent, "Accept-Encoding": "identity", **request.headers}
-        forwarded = proxy is not None and origin.scheme == "http"
-        if proxy is not None and forwarded:
+        if proxy is not None and proxy.scheme != "socks5" and origin.scheme == "http":
             # A proxy is asked for the whole URL; only to TLS it makes a tunnel.
             exchange.target = f"{request.url.partition('/')[0]}//{_authority(origin)}{exchange.target}"
             if proxy.authorization:
@@ -311,6 +310,9 @@ class Transport:
 
     def _new_pool(self, origin: Origin, route: Route, proxy: Proxy | None) -> HTTPConnectionPool:
         options: dict[str, Any] = {"maxsize": _CONNECTIONS, "switchboard": self._switchboard}
+        if proxy is not None and proxy.scheme == "socks5":
+            # It carries bytes: what stands behind it is spoken to as if it were not there.
+            options["socks"], proxy = proxy, None
         if proxy is not None:
             options["_proxy"] = parse_url(proxy.url)
             context = self._contexts.get(TLS(ca=route.tls.ca)) if proxy.scheme == "https" else None

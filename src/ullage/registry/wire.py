@@ -21,16 +21,24 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+)
 
 from ullage.registry.connect import open_socket
 from ullage.registry.endpoint import is_local
+from ullage.registry.socks import SocksRefused, connect_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from urllib3 import HTTPResponse
     from urllib3._base_connection import BaseHTTPConnection
+
+    from ullage.registry.proxies import Proxy
 
 __all__ = ["Exchange", "Hopeless", "PlainPool", "Switchboard", "TLSPool"]
 
@@ -209,9 +217,16 @@ class _Connection(HTTPConnection):
     the query of a URL may be a signature.
     """
 
-    def __init__(self, *args: Any, switchboard: Switchboard, **options: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        switchboard: Switchboard,
+        socks: Proxy | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(*args, **options)
         self._switchboard = switchboard
+        self._socks = socks
         self._exchange: Exchange | None = None
         self._twin: socket.socket | None = None
         self._here = False
@@ -244,32 +259,52 @@ class _Connection(HTTPConnection):
         exchange = self._now
         timeout = self.timeout
         assert isinstance(timeout, int | float), "every request has a timeout for its connection"
+        host, port = (
+            (self._dns_host, self.port) if self._socks is None else (self._socks.host, self._socks.port)
+        )
+        # To a proxy on this machine we go by our own choice.
+        is_proxy = self.proxy is not None or self._socks is not None
         try:
             opened = open_socket(
-                self._dns_host,
-                self.port,
+                host,
+                port,
                 timeout_seconds=timeout,
                 options=self.socket_options or (),
                 exchange=exchange,
-                # To a proxy on this machine we go by our own choice.
-                not_here=exchange.not_here and not self.proxy,
+                not_here=exchange.not_here and not is_proxy,
             )
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
             raise ConnectTimeoutError(self, "no connection in time") from error
         except OSError as error:
+            if self._socks is not None:
+                raise ProxyError("the SOCKS proxy cannot be reached", error) from error
+            if isinstance(error, socket.gaierror):
+                raise NameResolutionError(self.host, self, error) from error
             raise NewConnectionError(self, "no connection") from error
         try:
-            self._here = not self.proxy and is_local(str(opened.getpeername()[0]))
+            if self._socks is not None:
+                connect_through(
+                    opened,
+                    self._socks,
+                    self._dns_host,
+                    self.port,
+                    timeout_seconds=timeout,
+                    exchange=exchange,
+                )
+            self._here = not is_proxy and is_local(str(opened.getpeername()[0]))
             # TLS takes the descriptor over while it shakes hands, and the object that we hold becomes a husk;
             # TLS through a proxy's TLS is no socket at all. A duplicate still ends the connection when it is
             # shut down.
             self._twin, self._exchange = opened.dup(), exchange
             exchange.attach(self._twin)
-        except OSError:
+        except OSError as error:
+            exchange.detach()
             opened.close()
             self._drop_twin()
+            if isinstance(error, SocksRefused):
+                raise ProxyError("the SOCKS proxy does not connect", error) from error
+            if isinstance(error, TimeoutError):
+                raise ConnectTimeoutError(self, "no connection in time") from error
             raise
         return opened
 
