@@ -215,7 +215,8 @@ class Pull:
         futures: dict[Future[None], Digest] = {}
         for digest in order:
             raw = plan.documents.get(digest)
-            futures[executor.submit(self._fetch_one, digest, plan.wanted[digest], raw)] = digest
+            urls = plan.urls.get(digest, ())
+            futures[executor.submit(self._fetch_one, digest, plan.wanted[digest], raw, urls)] = digest
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=self._tick_seconds(), return_when=FIRST_COMPLETED)
@@ -227,7 +228,7 @@ class Pull:
             self._check_time()
             self._show(token)
 
-    def _fetch_one(self, digest: Digest, size: int, raw: bytes | None) -> None:
+    def _fetch_one(self, digest: Digest, size: int, raw: bytes | None, urls: tuple[str, ...]) -> None:
         with self._files.ingest(digest, size) as ingest:
             resumed = ingest.received_bytes > 0
             self._received[digest] = ingest.received_bytes
@@ -236,7 +237,7 @@ class Pull:
                     ingest.restart()
                     ingest.write(raw)
                 elif ingest.received_bytes < size:
-                    self._receive(ingest, digest, size)
+                    self._receive(ingest, digest, size, urls)
                 self._received[digest] = ingest.received_bytes
                 try:
                     ingest.finish()
@@ -250,8 +251,8 @@ class Pull:
                 else:
                     return
 
-    def _receive(self, ingest: Ingest, digest: Digest, size: int) -> None:
-        with self._repo.open_blob(digest, size=size, offset=ingest.received_bytes) as stream:
+    def _receive(self, ingest: Ingest, digest: Digest, size: int, urls: tuple[str, ...]) -> None:
+        with self._repo.open_blob(digest, size=size, offset=ingest.received_bytes, urls=urls) as stream:
             if stream.offset < ingest.received_bytes:
                 ingest.restart()
             while chunk := stream.read(_CHUNK_BYTES):

@@ -59,6 +59,13 @@ class Plan:
                 raise InvalidManifest(f"two sizes for one digest: {each.digest}")
         return sizes
 
+    @property
+    def urls(self) -> dict[Digest, tuple[str, ...]]:
+        """
+        Where else layers are that the registry may not distribute, by the manifest's word.
+        """
+        return {each.digest: each.urls for each in self.manifest.layers if each.urls}
+
 
 class Resolver:
     """

@@ -53,7 +53,7 @@ class Peer:
     ) -> None:
         self.host = host
         self._authorizer = authorizer
-        self._connect = connect
+        self.connect = connect
         self._domain = domain
         self._path = path
         self._plain = plain
@@ -127,7 +127,7 @@ class Peer:
         patience: Patience,
     ) -> Answer:
         url = self._url(path)
-        transport = self._connect()
+        transport = self.connect()
         line = Line(transport, group, patience, self.host.route)
         used = self._authorizer.header(line)
         tried: set[str] = set()

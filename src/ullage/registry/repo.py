@@ -22,16 +22,17 @@ from ullage.errors import (
 )
 from ullage.manifest import ACCEPT, MAX_DOCUMENT_BYTES
 from ullage.registry.answers import MAX_ERROR_BYTES, TRANSIENT, said
+from ullage.registry.elsewhere import Elsewhere, elsewhere
 from ullage.registry.endpoint import shown
 from ullage.registry.fetched import FetchedHead, FetchedManifest, digest_header, is_rest, media_type
+from ullage.registry.peer import Peer
 from ullage.registry.request import Group
 from ullage.registry.stream import BlobStream, Opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ullage.registry.patience import Patience
-    from ullage.registry.peer import Peer
     from ullage.registry.transport import Answer
 
 __all__ = ["FetchedHead", "FetchedManifest", "RegistryRepo"]
@@ -61,8 +62,8 @@ class RegistryRepo:
         self._group = Group()
         self._lock = threading.Lock()
         self._first: dict[str, int] = {}
-        self._down: set[Peer] = set()
-        self._served: dict[Digest, Peer] = {}
+        self._down: set[Peer | Elsewhere] = set()
+        self._served: dict[Digest, Peer | Elsewhere] = {}
 
     @property
     def served_by(self) -> Mapping[Digest, str]:
@@ -81,7 +82,7 @@ class RegistryRepo:
         """
         with self._lock:
             peer = self._served.get(digest)
-            if peer is None or peer is self._peers[-1]:
+            if peer is None or peer is self._peers[-1] or peer in self._down:
                 return False
             self._down.add(peer)
         _log.warning("the mirror %s served wrong bytes for %s", peer.name, digest)
@@ -117,12 +118,17 @@ class RegistryRepo:
             _kind(ref), lambda peer, patience: self._get(peer, ref, patience), doing=self._doing(ref)
         )
 
-    def open_blob(self, digest: Digest, *, size: int, offset: int = 0) -> BlobStream:
+    def open_blob(
+        self, digest: Digest, *, size: int, offset: int = 0, urls: Sequence[str] = ()
+    ) -> BlobStream:
         """
         The bytes of a blob of *size* bytes, from *offset* on where the registry can, else from 0.
 
+        Args:
+            urls: where else its manifest says that it is. They are asked when the registry does not have it.
+
         Raises:
-            ContentError: the registry does not have the blob.
+            ContentError: the registry does not have the blob, and neither has any of *urls*.
             SizeMismatch: it says that the blob is of another size.
             AuthenticationFailed: credentials are missing or refused.
             RegistryUnavailable: no answer.
@@ -131,14 +137,14 @@ class RegistryRepo:
         group = self._group.child()
 
         def open_at(start: int, before: Opened | None = None) -> Opened:
-            def ask(peer: Peer, patience: Patience) -> Opened:
+            def ask(peer: Peer | Elsewhere, patience: Patience) -> Opened:
                 # A validator is of the host that gave it.
                 etag = before.etag if before is not None and before.peer is peer else ""
                 # The stream counts the attempts from here on.
                 patience = patience if before is None else patience.none
                 return self._open(peer, digest, size, start, etag, group, patience)
 
-            opened = self._ask("blobs", ask, doing=self._doing_blob(digest))
+            opened = self._anywhere(digest, urls, ask, before)
             with self._lock:
                 self._served[digest] = opened.peer
             return opened
@@ -146,7 +152,10 @@ class RegistryRepo:
         def reopen(before: Opened, position: int) -> Opened:
             if before.peer is not self._peers[-1] and position == before.offset:
                 # Nothing came of it at all, and there is another host.
-                self._pass_over("blobs", before.peer)
+                if isinstance(before.peer, Elsewhere):
+                    self._down.add(before.peer)
+                else:
+                    self._pass_over("blobs", before.peer)
             return open_at(position, before)
 
         try:
@@ -201,6 +210,42 @@ class RegistryRepo:
             raise
         self._start_with(kind, peers[-1])
         return answer
+
+    def _anywhere(
+        self,
+        digest: Digest,
+        urls: Sequence[str],
+        ask: Callable[[Peer | Elsewhere, Patience], Opened],
+        before: Opened | None,
+    ) -> Opened:
+        """
+        A blob from the registry or a mirror, or from where its manifest says that it is, when they do not have it.
+        """
+        absent = ""
+        if before is None or not isinstance(before.peer, Elsewhere):
+            try:
+                return self._ask("blobs", ask, doing=self._doing_blob(digest))
+            except ContentError as error:
+                # Its subclasses say that something is wrong with it; this one, that it is not there.
+                if not urls or type(error) is not ContentError:
+                    raise
+                absent = f"{error.message}; "
+        others, failures = elsewhere(urls, self._peers[-1])
+        able = [each for each in others if each not in self._down] or others[-1:]
+        for each in able:
+            try:
+                return ask(each, self._patience if each is able[-1] else self._patience.none)
+            except PullCancelled:
+                raise
+            except ImageError as error:
+                self._group.check()
+                failures.append(error.message)
+                if each is able[-1] and type(error) is not ContentError:
+                    raise
+        raise ContentError(
+            f"{absent}where else it should be, it cannot be had: {'; '.join(failures)}",
+            hint="the image names a layer that its registry does not distribute; ask who built it",
+        )
 
     def _order(self, kind: str) -> list[Peer]:
         with self._lock:
@@ -284,7 +329,7 @@ class RegistryRepo:
 
     def _open(
         self,
-        peer: Peer,
+        peer: Peer | Elsewhere,
         digest: Digest,
         size: int,
         offset: int,
@@ -312,9 +357,9 @@ class RegistryRepo:
             raise self._blob_refusal(peer, answer, digest)
         return _opened(answer, peer, digest, offset=0, size=size)
 
-    def _blob_refusal(self, peer: Peer, answer: Answer, digest: Digest) -> ImageError:
+    def _blob_refusal(self, peer: Peer | Elsewhere, answer: Answer, digest: Digest) -> ImageError:
         body = answer.read_all(MAX_ERROR_BYTES)
-        if answer.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+        if isinstance(peer, Peer) and answer.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
             return ContentError(
                 f"the manifest of {self._name} names a blob that the registry does not have: "
                 f"{digest}{said(peer.errors(answer, body))}",
@@ -339,7 +384,7 @@ def _kind(ref: str) -> str:
     return "manifests" if ":" in ref else "resolve"
 
 
-def _opened(answer: Answer, peer: Peer, digest: Digest, *, offset: int, size: int) -> Opened:
+def _opened(answer: Answer, peer: Peer | Elsewhere, digest: Digest, *, offset: int, size: int) -> Opened:
     if answer.length is not None and answer.length != size - offset:
         answer.close()
         raise SizeMismatch(

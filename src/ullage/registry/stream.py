@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from ullage.registry.elsewhere import Elsewhere
     from ullage.registry.patience import Patience
     from ullage.registry.peer import Peer
     from ullage.registry.request import Group
@@ -34,7 +35,7 @@ class Opened:
 
     answer: Answer
     offset: int
-    peer: Peer
+    peer: Peer | Elsewhere
 
     @property
     def etag(self) -> str:
