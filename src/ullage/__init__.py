@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ImageNotFound,
         InvalidConfiguration,
         InvalidManifest,
+        InvalidProcess,
         InvalidReference,
         ManifestUnknown,
         NoMatchingPlatform,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         StoreCorrupt,
         StoreError,
         StoreReadOnly,
+        TargetExists,
+        UnsafeLayer,
         UnsuitableFilesystem,
         UnsupportedContent,
     )
@@ -57,10 +60,12 @@ if TYPE_CHECKING:
         PullStatus,
         Reclaimed,
         StorageUsage,
+        Unpacked,
     )
     from ullage.platform import Platform
     from ullage.reference import ImageSpec, Reference
     from ullage.registry import RegistryClient
+    from ullage.runtime_config import BundleOptions
     from ullage.service import ImageService
     from ullage.simulated import SimulatedRegistry
 
@@ -80,6 +85,7 @@ _HOMES = {
         "ImageNotFound",
         "InvalidConfiguration",
         "InvalidManifest",
+        "InvalidProcess",
         "InvalidReference",
         "ManifestUnknown",
         "NoMatchingPlatform",
@@ -94,6 +100,8 @@ _HOMES = {
         "StoreCorrupt",
         "StoreError",
         "StoreReadOnly",
+        "TargetExists",
+        "UnsafeLayer",
         "UnsuitableFilesystem",
         "UnsupportedContent",
     ),
@@ -113,10 +121,12 @@ _HOMES = {
         "PullStatus",
         "Reclaimed",
         "StorageUsage",
+        "Unpacked",
     ),
     "platform": ("Platform",),
     "reference": ("ImageSpec", "Reference"),
     "registry": ("RegistryClient",),
+    "runtime_config": ("BundleOptions",),
     "service": ("ImageService",),
     "simulated": ("SimulatedRegistry",),
 }

@@ -7,6 +7,8 @@ Every exception that this package raises.
         ImageAlreadyExists               the reference denotes another image      4
         ImageInUse                       held by a lease                          5
         InvalidConfiguration             a file of settings that is no use        6
+        TargetExists                     what was to be made is there already     7
+        InvalidProcess (ValueError)      what a bundle is to run is no use        8
         AuthenticationFailed             credentials missing or refused          11
             AccessDenied                 good credentials, no right to this      18
         RegistryUnavailable              unreachable, overloaded, timed out      13
@@ -50,6 +52,7 @@ __all__ = [
     "ImageNotFound",
     "InvalidConfiguration",
     "InvalidManifest",
+    "InvalidProcess",
     "InvalidReference",
     "ManifestUnknown",
     "NoMatchingPlatform",
@@ -64,6 +67,7 @@ __all__ = [
     "StoreCorrupt",
     "StoreError",
     "StoreReadOnly",
+    "TargetExists",
     "UnsafeLayer",
     "UnsuitableFilesystem",
     "UnsupportedContent",
@@ -159,6 +163,33 @@ class InvalidConfiguration(ImageError):
         super().__init__(message, hint=hint)
         self.path = path
         self.line = line
+
+
+class TargetExists(ImageError):
+    """
+    What was to be made at ``path`` is there already, and was left as it is.
+    """
+
+    code = "ALREADY_EXISTS"
+    exit_code = 7
+    hint = "name a directory that is not there, or an empty one"
+
+    def __init__(self, message: str, *, path: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+
+
+class InvalidProcess(ImageError, ValueError):
+    """
+    What a bundle is to run, or as whom, cannot be run: ``field`` says what of it, as the runtime's config names it.
+    """
+
+    code = "INVALID_ARGUMENT"
+    exit_code = 8
+
+    def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class _RegistryAnswer(ImageError):

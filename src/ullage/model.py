@@ -36,6 +36,7 @@ __all__ = [
     "PullStatus",
     "Reclaimed",
     "StorageUsage",
+    "Unpacked",
 ]
 
 #: The storage limit of a store that is created without one, in bytes: 10 GiB.
@@ -290,3 +291,23 @@ class PullPlan:
     fits: bool
     refusal: str | None = None
     evicted: tuple[Evicted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """
+    A root filesystem that was made of an image, in ``directory``.
+
+    ``space_bytes`` and ``inodes`` are what it occupies. ``rootless`` says that its files belong to whoever made it;
+    ``forgiven`` counts what was left out then, by what it was: "device", "ownership" (owners that could not even be
+    noted), "xattr security.capability" …
+    """
+
+    image_id: str
+    directory: str
+    rootless: bool
+    layers: int
+    entries: int
+    space_bytes: int
+    inodes: int
+    forgiven: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)

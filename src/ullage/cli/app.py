@@ -32,6 +32,8 @@ _HOMES: Final = {
     "untag": "names",
     "pin": "names",
     "unpin": "names",
+    "unpack": "rootfs",
+    "bundle": "rootfs",
     "df": "storage",
     "quota": "storage",
     "gc": "storage",

@@ -10,16 +10,18 @@ from ullage.layer.apply import apply_layer, apply_overlay
 from ullage.layer.chain import chain_id, chain_ids
 from ullage.layer.compose import ComposeResult, compose
 from ullage.layer.decompress import decompressed
+from ullage.layer.fresh import fresh_directory, made_directory_in, remove_tree, require_free
 from ullage.layer.options import ApplyOptions, Budget, IdRange, LayerResult, Limits, Unlimited
+from ullage.layer.reading import read_inside, write_new
+from ullage.layer.refused import translated
 from ullage.layer.stream import LayerStream, Readable
 from ullage.layer.syscalls import spread_directories, sync_filesystem
 from ullage.layer.unpack import (
     LayerBlob,
     apply_overlays,
     compose_directory,
-    fresh_directory,
-    remove_tree,
     unpack,
+    unpack_into,
 )
 
 __all__ = [
@@ -42,9 +44,15 @@ __all__ = [
     "compose_directory",
     "decompressed",
     "fresh_directory",
+    "made_directory_in",
     "occupied",
+    "read_inside",
     "remove_tree",
+    "require_free",
     "spread_directories",
     "sync_filesystem",
+    "translated",
     "unpack",
+    "unpack_into",
+    "write_new",
 ]

@@ -8,8 +8,6 @@ in order, and while one is written the next is already being decompressed; trees
 from __future__ import annotations
 
 import os
-import secrets
-import stat
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
@@ -17,25 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ullage.errors import PullCancelled, StoreError
-from ullage.layer.account import Account
+from ullage.errors import PullCancelled
 from ullage.layer.apply import apply_layer, apply_overlay
 from ullage.layer.compose import compose
-from ullage.layer.flattened import FlattenedTree
-from ullage.layer.options import ApplyOptions, LayerResult, Unlimited
+from ullage.layer.fresh import fresh_directory
 from ullage.layer.refused import translated
 from ullage.layer.stream import LayerStream
-from ullage.layer.syscalls import sync_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ullage.digest import Digest
     from ullage.layer.compose import ComposeResult
-    from ullage.layer.options import Budget
+    from ullage.layer.options import ApplyOptions, Budget, LayerResult
     from ullage.layer.stream import Readable
 
-__all__ = ["LayerBlob", "apply_overlays", "compose_directory", "fresh_directory", "remove_tree", "unpack"]
+__all__ = ["LayerBlob", "apply_overlays", "compose_directory", "unpack", "unpack_into"]
 
 #: Trees filled at a time. Each has three threads, of which Python runs one at a time: more would only switch.
 _WORKERS: Final = 2
@@ -84,8 +79,22 @@ def unpack(
     Raises:
         UnsafeLayer, ContentError, DiskFull, StoreError: as `apply_layer` does. Nothing is left behind.
     """
+    with fresh_directory(target, durable=durable) as directory:
+        return unpack_into(layers, directory, options=options, budget=budget)
+
+
+def unpack_into(
+    layers: Sequence[LayerBlob],
+    directory: int,
+    *,
+    options: ApplyOptions | None = None,
+    budget: Budget | None = None,
+) -> list[LayerResult]:
+    """
+    The same, into an empty *directory* that is open; after an exception what is in it is the caller's to remove.
+    """
     results = []
-    with fresh_directory(target, durable=durable) as directory, ExitStack() as stack:
+    with ExitStack() as stack:
         ahead = [stack.enter_context(layer.open()) for layer in layers[:1]]
         for number in range(len(layers)):
             if number + 1 < len(layers):
@@ -103,58 +112,6 @@ def compose_directory(
     """
     with fresh_directory(target, durable=durable) as directory:
         return compose(trees, directory, budget=budget)
-
-
-@contextmanager
-def fresh_directory(target: Path, *, durable: bool = False) -> Iterator[int]:
-    """
-    A descriptor of a directory that becomes *target* when the block is left, and is removed when it raises.
-    """
-    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-    with translated(os.fsencode(target), blames_entry=False):
-        if os.path.lexists(target) and not (
-            target.is_dir() and not target.is_symlink() and not any(target.iterdir())
-        ):
-            raise StoreError(
-                f"{target} is there already", hint="name a directory that is not, or an empty one"
-            )
-        partial.mkdir(0o755)
-        partial.chmod(0o755)  # whatever the umask says
-    try:
-        with translated(os.fsencode(partial), blames_entry=False):
-            directory = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield directory
-            with translated(os.fsencode(target), blames_entry=False):
-                if durable:
-                    sync_filesystem(directory)
-                partial.rename(target)
-                if durable:
-                    _sync(target.parent)
-        finally:
-            os.close(directory)
-    except BaseException:
-        remove_tree(partial)
-        raise
-
-
-def remove_tree(path: Path) -> None:
-    """
-    Remove a tree that a layer made, whatever its depth and its modes. Nothing happens where there is none.
-    """
-    with translated(os.fsencode(path), blames_entry=False):
-        above = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        tree = FlattenedTree(above, Account(Unlimited()), max_path_bytes=0)
-        try:
-            name = os.fsencode(path.name)
-            status = os.lstat(name, dir_fd=above)
-            if stat.S_ISDIR(status.st_mode):
-                tree.remove(above, name, name, status)
-        except FileNotFoundError:
-            return  # not made, or renamed
-        finally:
-            tree.close()
-            os.close(above)
 
 
 def apply_overlays(
@@ -224,11 +181,3 @@ class _Stoppable:
         if self._stop.is_set():
             raise PullCancelled("unpacking was given up: another layer failed")
         return self._blob.read(size)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

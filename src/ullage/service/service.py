@@ -37,8 +37,8 @@ from ullage.pull import Pull
 from ullage.recovery import collect, reap, recover, with_headroom
 from ullage.reference import ImageSpec
 from ullage.registry import RegistryClient
-from ullage.service.changing import Changing
 from ullage.service.storing import Storing, check_limit
+from ullage.service.unpacking import Unpacking
 from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ __all__ = ["ImageService"]
 _SMALLEST_DATABASE_BYTES: Final = 512
 
 
-class ImageService(Changing, Storing):
+class ImageService(Unpacking, Storing):
     """
     A store of container images under one directory.
 
