@@ -115,9 +115,9 @@ def bundle(
     as_json: bool,
 ) -> None:
     """
-    Make DIR a bundle of IMAGE that an OCI runtime (crun, runc) starts.
+    Make DIR a bundle of IMAGE that a runtime starts.
 
-    DIR gets `rootfs`, as `ullage unpack` makes it, and `config.json`, made of the image's config: variables, user,
+    DIR gets `rootfs`, as `ullage unpack` makes it, and the `config.json` of an OCI runtime (crun, runc), made of the image's config: variables, user,
     working directory, entrypoint and command, labels. ARGS replace the image's command. With --rootless the
     container has a user namespace, in which root is you.
     """
