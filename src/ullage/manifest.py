@@ -45,12 +45,14 @@ __all__ = [
     "MAX_INDEX_DEPTH",
     "MAX_LAYERS",
     "MAX_MANIFESTS",
+    "MAX_PLATFORMS",
     "Descriptor",
     "ImageConfig",
     "Index",
     "Manifest",
     "choose",
     "document_kind",
+    "every_manifest",
     "is_image_config",
     "is_index",
     "is_manifest",
@@ -74,6 +76,8 @@ ACCEPT: Final = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 MAX_MANIFESTS: Final = 10_000
 #: Indexes within indexes. One that points to itself ends here.
 MAX_INDEX_DEPTH: Final = 8
+#: Documents that a pull of every platform reads below its index.
+MAX_PLATFORMS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,43 @@ def select_manifest(
     )
 
 
+def every_manifest(
+    index: Index, fetch: Callable[[Descriptor], bytes]
+) -> list[tuple[Manifest, tuple[Index, ...]]]:
+    """
+    Every platform's manifest in *index* and in indexes within it, each once, with the indexes on the way to it.
+
+    What says ``unknown/unknown`` (BuildKit's attestations) is for no platform, and is left out.
+
+    Raises:
+        UnsupportedContent: an entry is no manifest and no index.
+        ContentError: a document is not what was promised, is broken or too large; there are more than `MAX_PLATFORMS`
+            of them, or indexes never end.
+    """
+    found: dict[Digest, tuple[Manifest, tuple[Index, ...]]] = {}
+    waiting: list[tuple[Index, ...]] = [(index,)]
+    seen: set[Digest] = set()
+    while waiting:
+        path = waiting.pop(0)
+        if len(path) > MAX_INDEX_DEPTH:
+            raise InvalidManifest(f"indexes within indexes: more than {MAX_INDEX_DEPTH} deep")
+        for entry in path[-1].manifests:
+            if entry.digest in seen or (entry.platform is not None and _is_unknown(entry.platform)):
+                continue
+            seen.add(entry.digest)
+            if len(seen) > MAX_PLATFORMS:
+                raise InvalidManifest(f"index of more than {MAX_PLATFORMS} platforms")
+            _require_known(entry.media_type)
+            document = parse_document(
+                _fetched(entry, fetch), media_type=entry.media_type, digest=entry.digest
+            )
+            if isinstance(document, Index):
+                waiting.append((*path, document))
+            else:
+                found[document.digest] = (document, path)
+    return list(found.values())
+
+
 def _fetched(descriptor: Descriptor, fetch: Callable[[Descriptor], bytes]) -> bytes:
     descriptor.require_supported()
     if descriptor.size > MAX_DOCUMENT_BYTES:
@@ -289,7 +330,11 @@ def _available(index: Index) -> list[str]:
     What an index says it has. Attestations say ``unknown/unknown``, and are no choice.
     """
     platforms = (each.platform for each in index.manifests if each.platform is not None)
-    return [each.format_all() for each in platforms if "unknown" not in (each.os, each.architecture)]
+    return [each.format_all() for each in platforms if not _is_unknown(each)]
+
+
+def _is_unknown(platform: Platform) -> bool:
+    return "unknown" in (platform.os, platform.architecture)
 
 
 def _require_known(media_type: str) -> None:

@@ -33,6 +33,7 @@ def plan_pull(
     auth: AuthConfig | None,
     platform: Platform | None,
     evict: bool,
+    every: bool,
 ) -> PullPlan:
     """
     Resolve, and rehearse the admission: the same transaction, rolled back.
@@ -42,7 +43,7 @@ def plan_pull(
     """
     reference = spec.normalised()
     repo = registry.repo(reference, auth=auth)
-    plan = Resolver(repository, files, repo, spec, platform, look_only=True).resolve()
+    plan = Resolver(repository, files, repo, spec, platform, every=every, look_only=True).resolve()
     assert isinstance(plan, Plan), "who only looks is not told that it is here"
     wanted = plan.wanted
     lock = files.new_lease()

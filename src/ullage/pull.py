@@ -72,6 +72,7 @@ class Pull:
 
     Args:
         platform: the one that was asked for, None for this machine's.
+        every: the other platforms' images as well, all in one admission and one completion.
         deadline: of `time.monotonic`, None for none.
         cancel: set by the caller, from any thread, to end the pull.
         patience: `Database.patience`, so that waiting to write ends as well when the pull has to.
@@ -90,6 +91,7 @@ class Pull:
         cancel: threading.Event | None,
         on_progress: ProgressCallback | None,
         evict: bool,
+        every: bool,
         patience: Callable[[Callable[[], None]], AbstractContextManager[None]],
     ) -> None:
         self._repository = repository
@@ -97,7 +99,7 @@ class Pull:
         self._spec = spec
         self._reference = spec.normalised()
         self._repo = registry.repo(self._reference, auth=auth)
-        self._resolver = Resolver(repository, files, self._repo, spec, platform)
+        self._resolver = Resolver(repository, files, self._repo, spec, platform, every=every)
         self._deadline = deadline
         self._cancel = cancel
         self._on_progress = on_progress
@@ -141,8 +143,9 @@ class Pull:
             self._sizes = {d: found.wanted[d] for d in claims.owned}
             self._present_bytes = sum(found.wanted[d] for d in claims.present)
             image = self._fetch_all(executor, token, found, claims)
+            others = [(self._new_image(each), each.naming) for each in found.others]
             self._files.publish(self._arrived)
-            return self._repository.complete(token, sorted(self._arrived), image, found.naming)
+            return self._repository.complete(token, sorted(self._arrived), image, found.naming, others)
         except BaseException as error:
             executor.shutdown(wait=False, cancel_futures=True)
             self._repo.abort()
@@ -210,8 +213,8 @@ class Pull:
             self._received |= {d: plan.wanted[d] for d in claims.present}
 
     def _fetch(self, executor: ThreadPoolExecutor, token: str, plan: Plan, mine: set[Digest]) -> None:
-        config = plan.manifest.config.digest
-        order = sorted(mine, key=lambda digest: (digest not in plan.documents, digest != config))
+        configs = {each.manifest.config.digest: each for each in plan.images}
+        order = sorted(mine, key=lambda digest: (digest not in plan.documents, digest not in configs))
         futures: dict[Future[None], Digest] = {}
         for digest in order:
             raw = plan.documents.get(digest)
@@ -223,8 +226,8 @@ class Pull:
             for future in done:
                 future.result()
                 self._arrived.add(futures[future])
-                if futures[future] == config:
-                    self._new_image(plan)  # a config that is none ends the pull here, not after the layers
+                if image := configs.get(futures[future]):
+                    self._new_image(image)  # a config that is none ends the pull here, not after the layers
             self._check_time()
             self._show(token)
 

@@ -16,6 +16,7 @@ from ullage.manifest import (
     Descriptor,
     Index,
     Manifest,
+    every_manifest,
     is_image_config,
     parse_config,
     parse_document,
@@ -41,20 +42,30 @@ class Plan:
     """
     What resolving found: the manifest, the indexes on the way to it, the bytes of both (and of the config, where it
     had to be looked at), and the names to give.
+
+    ``others`` are the images of the other platforms, where all were asked for; their documents are among ours.
     """
 
     manifest: Manifest
     documents: dict[Digest, bytes]
     indexes: tuple[Edge, ...]
     naming: Naming
+    others: tuple[Plan, ...] = ()
+
+    @property
+    def images(self) -> tuple[Plan, ...]:
+        """
+        Each image of this plan, the one that the reference denotes first.
+        """
+        return (self, *self.others)
 
     @property
     def wanted(self) -> dict[Digest, int]:
         """
-        Every blob that the image needs, with its size.
+        Every blob that the images need, with its size.
         """
         sizes = {digest: len(raw) for digest, raw in self.documents.items()}
-        for each in self.manifest.blobs:
+        for each in (blob for image in self.images for blob in image.manifest.blobs):
             if sizes.setdefault(each.digest, each.size) != each.size:
                 raise InvalidManifest(f"two sizes for one digest: {each.digest}")
         return sizes
@@ -64,7 +75,8 @@ class Plan:
         """
         Where else layers are that the registry may not distribute, by the manifest's word.
         """
-        return {each.digest: each.urls for each in self.manifest.layers if each.urls}
+        layers = (layer for image in self.images for layer in image.manifest.layers)
+        return {each.digest: each.urls for each in layers if each.urls}
 
 
 class Resolver:
@@ -73,6 +85,7 @@ class Resolver:
 
     Args:
         asked: the platform that the caller asked for; None for this machine's.
+        every: every platform's image, beside the one that the reference is to denote.
         look_only: give no names to what turns out to be here; plan it like everything else.
     """
 
@@ -84,6 +97,7 @@ class Resolver:
         spec: ImageSpec,
         asked: Platform | None,
         *,
+        every: bool = False,
         look_only: bool = False,
     ) -> None:
         self._repository = repository
@@ -92,6 +106,7 @@ class Resolver:
         self._spec = spec
         self._reference = spec.normalised()
         self._asked = asked
+        self._every = every
         self._look_only = look_only
         self._platform = Platform.of_host() if asked is None else asked
         self._configs: dict[Digest, bytes] = {}
@@ -110,7 +125,8 @@ class Resolver:
         if head is not None:
             # What was asked for by digest is held to that, whatever the registry calls it.
             digest = self._reference.digest or head.digest
-            if not self._look_only and (here := self._here(digest)) is not None:
+            # That one image is here says nothing of the other platforms'.
+            if not (self._look_only or self._every) and (here := self._here(digest)) is not None:
                 return here
             raw, media_type = self._document(digest, head.media_type)
         else:
@@ -138,6 +154,8 @@ class Resolver:
         def fetch(descriptor: Descriptor) -> bytes:
             if is_image_config(descriptor.media_type):
                 return self._config(descriptor)
+            if descriptor.digest in documents:
+                return documents[descriptor.digest][0]
             raw, _ = self._document(descriptor.digest, descriptor.media_type)
             documents[descriptor.digest] = (raw, descriptor.media_type)
             return raw
@@ -145,17 +163,44 @@ class Resolver:
         _, manifest = select_manifest(top, self._platform, fetch)
         if is_image_config(manifest.config.media_type):
             self._check_config(manifest, chosen=isinstance(top, Index))
+        indexes = tuple(
+            Edge(digest, len(raw), "index", media_type)
+            for digest, (raw, media_type) in documents.items()
+            if digest != manifest.digest
+        )
+        others: tuple[Plan, ...] = ()
+        if self._every and isinstance(top, Index):
+            found = every_manifest(top, fetch)
+            others = tuple(self._other(each, path) for each, path in found if each.digest != manifest.digest)
         # A config that had to be looked at is not fetched a second time.
         config = {digest: raw for digest, raw in self._configs.items() if digest == manifest.config.digest}
         return Plan(
             manifest=manifest,
             documents={digest: raw for digest, (raw, _) in documents.items()} | config,
-            indexes=tuple(
-                Edge(digest, len(raw), "index", media_type)
-                for digest, (raw, media_type) in documents.items()
-                if digest != manifest.digest
-            ),
+            indexes=indexes,
             naming=self._naming(top.digest, self._platform if isinstance(top, Index) else self._asked),
+            others=others,
+        )
+
+    def _other(self, manifest: Manifest, path: tuple[Index, ...]) -> Plan:
+        """
+        The image of another platform: named by its own manifest alone, as if it had been pulled by that.
+        """
+        if is_image_config(manifest.config.media_type):
+            self._check_config(manifest, chosen=True)
+        return Plan(
+            manifest=manifest,
+            documents={},
+            indexes=tuple(Edge(each.digest, len(each.raw), "index", each.media_type) for each in path),
+            naming=Naming(
+                spec_image_name=self._spec.image_name,
+                spec_tag="",
+                spec_digest=manifest.digest,
+                repo=self._reference.name,
+                repo_tag=None,
+                digest=manifest.digest,
+                platform=None,
+            ),
         )
 
     def _naming(self, digest: Digest, platform: Platform | None) -> Naming:

@@ -47,7 +47,11 @@ __all__ = ["pull"]
 @click.option(
     "--creds-stdin", is_flag=True, help="Read the password for --creds from the first line of stdin."
 )
-@click.option("--platform", metavar="OS/ARCH", help="The platform to choose. Default: this machine's.")
+@click.option(
+    "--platform",
+    metavar="OS/ARCH",
+    help="The platform to choose; `all` for every one of them. Default: this machine's.",
+)
 @click.option(
     "--policy",
     type=click.Choice(["if-not-present", "always", "never"]),

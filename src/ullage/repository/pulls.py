@@ -149,19 +149,28 @@ class Pulls(Records):
         with self._database.write() as connection:
             self._publish(connection, lease_id_of(connection, token), digests)
 
-    def complete(self, token: str, arrived: Sequence[Digest], image: NewImage, naming: Naming) -> ImageStatus:
+    def complete(
+        self,
+        token: str,
+        arrived: Sequence[Digest],
+        image: NewImage,
+        naming: Naming,
+        others: Sequence[tuple[NewImage, Naming]] = (),
+    ) -> ImageStatus:
         """
         Everything that a pull leaves: blobs, image, edges and names, and its lease gone. One write.
 
-        *arrived* are our finished ingests, their files in place. Durable on return.
+        *arrived* are our finished ingests, their files in place; *others* are images of other platforms that came
+        with this one. Durable on return.
         """
         with self._database.write() as connection:
             lease_id = lease_id_of(connection, token)
             self._publish(connection, lease_id, arrived)
             connection.execute(_COMPLETES, {"lease_id": lease_id})
-            row_id = self._insert_image(connection, image, naming)
-            manifest_id = self._insert_manifest(connection, image, row_id)
-            self._name(connection, naming, image_row_id=row_id, manifest_id=manifest_id)
+            for each, names in (*others, (image, naming)):
+                row_id = self._insert_image(connection, each, names)
+                manifest_id = self._insert_manifest(connection, each, row_id)
+                self._name(connection, names, image_row_id=row_id, manifest_id=manifest_id)
             status = _used(connection, row_id, self._now())
             end_lease(connection, token)
             return status

@@ -52,6 +52,8 @@ __all__ = ["ImageService"]
 
 #: One page of the smallest kind.
 _SMALLEST_DATABASE_BYTES: Final = 512
+#: What stands for every platform, where one may be named.
+ALL_PLATFORMS: Final = "all"
 
 
 class ImageService(Unpacking, Storing):
@@ -163,7 +165,9 @@ class ImageService(Unpacking, Storing):
         resumable bytes of large blobs, which are charged and are the first to give way.
 
         Args:
-            platform: ``os/arch[/variant]`` to choose from an index; this machine's by default.
+            platform: ``os/arch[/variant]`` to choose from an index; this machine's by default. ``all`` has every
+                platform's image: it all fits or nothing changes; the reference denotes this machine's, which is
+                returned, and the others are named by their own manifests' digests.
             policy: whether a known reference is answered without a request (the default), asked for anew, or must
                 be here.
             timeout: seconds for all of it.
@@ -181,8 +185,10 @@ class ImageService(Unpacking, Storing):
         """
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
         reference = spec.normalised()
-        asked = Platform.parse(platform) if isinstance(platform, str) else platform
-        if policy is not PullPolicy.ALWAYS or isinstance(self._registry, SimulatedRegistry):
+        asked, every = _platform(platform)
+        # Which platforms there are, only the index says: that one of them is here is no answer.
+        ask = policy is PullPolicy.ALWAYS or (every and policy is PullPolicy.IF_NOT_PRESENT)
+        if not ask or isinstance(self._registry, SimulatedRegistry):
             known = self._repository.known(
                 reference, platform=None if asked is None else asked.normalised().format_all()
             )
@@ -209,6 +215,7 @@ class ImageService(Unpacking, Storing):
             cancel=cancel,
             on_progress=on_progress,
             evict=self._policy is not None if evict is None else evict,
+            every=every,
             patience=self._database.patience,
         ).run()
         return self._used(status)
@@ -231,6 +238,7 @@ class ImageService(Unpacking, Storing):
                 want of room.
         """
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
+        asked, every = _platform(platform)
         if isinstance(self._registry, SimulatedRegistry):
             raise UnsupportedContent("a simulated registry has nothing to plan")
         return plan_pull(
@@ -239,8 +247,9 @@ class ImageService(Unpacking, Storing):
             registry=self._registry,
             spec=spec,
             auth=auth,
-            platform=Platform.parse(platform) if isinstance(platform, str) else platform,
+            platform=asked,
             evict=self._policy is not None if evict is None else evict,
+            every=every,
         )
 
     def register_image(
@@ -297,6 +306,15 @@ class ImageService(Unpacking, Storing):
                 raise
             collect(self._repository, self._files)
         return register()
+
+
+def _platform(platform: str | Platform | None) -> tuple[Platform | None, bool]:
+    """
+    The platform to choose, None for this machine's; and whether those of all others are wanted, too.
+    """
+    if platform == ALL_PLATFORMS:
+        return None, True
+    return Platform.parse(platform) if isinstance(platform, str) else platform, False
 
 
 def _require_content(digest: Digest | None) -> None:
