@@ -184,22 +184,12 @@ class ImageService(Unpacking, Storing):
             StoreError: the store could not do it.
         """
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
-        reference = spec.normalised()
         asked, every = _platform(platform)
-        # Which platforms there are, only the index says: that one of them is here is no answer.
-        ask = policy is PullPolicy.ALWAYS or (every and policy is PullPolicy.IF_NOT_PRESENT)
-        if not ask or isinstance(self._registry, SimulatedRegistry):
-            known = self._repository.known(
-                reference, platform=None if asked is None else asked.normalised().format_all()
-            )
-            if known is not None:
-                return self._used(known)
-        if policy is PullPolicy.NEVER:
-            raise ImageNotFound(
-                f"{reference.familiar} is not here, and may not be pulled", image=str(reference)
-            )
+        known = self._known(spec, asked, policy, every=every)
+        if known is not None:
+            return self._used(known)
         # Before anybody is asked anything.
-        _require_content(reference.digest)
+        _require_content(spec.normalised().digest)
         self._database.require_writable()
         if isinstance(self._registry, SimulatedRegistry):
             return self._register_simulated(self._registry, spec)
@@ -280,6 +270,29 @@ class ImageService(Unpacking, Storing):
                 spec, image_id=identity, digest=named, size=size, platform=normalised
             )
         )
+
+    def _known(
+        self, spec: ImageSpec, asked: Platform | None, policy: PullPolicy, *, every: bool
+    ) -> ImageStatus | None:
+        """
+        The image, where a pull need not ask for it.
+
+        Raises:
+            ImageNotFound: it is not here, and may not be asked for.
+        """
+        reference = spec.normalised()
+        # Which platforms there are, only the index says: that one of them is here is no answer.
+        ask = policy is PullPolicy.ALWAYS or (every and policy is PullPolicy.IF_NOT_PRESENT)
+        known = None
+        if not ask or isinstance(self._registry, SimulatedRegistry):
+            known = self._repository.known(
+                reference, platform=None if asked is None else asked.normalised().format_all()
+            )
+        if known is None and policy is PullPolicy.NEVER:
+            raise ImageNotFound(
+                f"{reference.familiar} is not here, and may not be pulled", image=str(reference)
+            )
+        return known
 
     def _register_simulated(self, registry: SimulatedRegistry, spec: ImageSpec) -> ImageStatus:
         return self._with_room(
