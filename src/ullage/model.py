@@ -149,7 +149,8 @@ class StorageUsage:
     The row of the view ``storage_usage``: where the bytes are.
 
     ``used_bytes`` is blobs, trees and registered bytes; ``reserved_bytes`` is
-    what pulls in flight and resumable partial blobs hold beside it;
+    what pulls in flight and resumable partial blobs hold beside it; trees take
+    ``tree_inodes`` of the filesystem as well;
     ``doomed_bytes`` is on disk, about to be unlinked, and counts in neither;
     ``logical_bytes`` is what the images would take without sharing.
     """
@@ -161,7 +162,9 @@ class StorageUsage:
     image_count: int
     blob_count: int
     blob_bytes: int
+    tree_count: int
     tree_bytes: int
+    tree_inodes: int
     registered_bytes: int
     doomed_bytes: int
     logical_bytes: int
@@ -172,13 +175,15 @@ class ImageStorage:
     """
     The row of the view ``image_storage``: what one image takes.
 
-    ``exclusive_bytes`` is what removing it frees, ``shared_bytes`` what other
-    images (or leases) keep.
+    ``size`` is that of its blobs, ``tree_bytes`` what it takes unpacked. Of
+    both, ``exclusive_bytes`` is what removing it frees, ``shared_bytes`` what
+    other images (or leases) keep.
     """
 
     id: int
     image_id: str
     size: int
+    tree_bytes: int
     shared_bytes: int
     exclusive_bytes: int
 

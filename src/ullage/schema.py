@@ -35,8 +35,10 @@ __all__ = [
     "ingests",
     "lease_blobs",
     "lease_images",
+    "lease_trees",
     "leases",
     "manifest_blobs",
+    "manifest_trees",
     "manifests",
     "metadata",
     "problems",
@@ -45,10 +47,12 @@ __all__ = [
     "repo_tags",
     "storage_usage",
     "store",
+    "tree_ingests",
+    "trees",
 ]
 
 #: The revisions that this release knows, in order.
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 #: The one that it writes; ``user_version`` is its ordinal.
 HEAD_REVISION: Final = REVISIONS[-1]
 
@@ -110,6 +114,10 @@ store = _table(
     _integer("doomed_bytes", 0),
     _integer("logical_bytes", 0),
     _integer("ledger", 0),
+    _integer("tree_count", 0),
+    _integer("tree_bytes", 0),
+    _integer("tree_inodes", 0),
+    _integer("reserved_inodes", 0),
 )
 
 images = _table(
@@ -253,6 +261,59 @@ ingests = _table(
     Index(None, "lease_id"),
 )
 
+trees = _table(
+    "trees",
+    _id(),
+    _text("chain_id"),
+    _text("diff_id"),
+    _integer("space_bytes"),
+    _integer("inodes"),
+    _integer("rootless", 0),
+    _integer("forgiven", 0),
+    _text("state", "ready"),
+    _integer("referenced", 0),
+    _text("created_at"),
+    UniqueConstraint("chain_id"),
+)
+Index("ix_trees_unreferenced", trees.c.created_at, sqlite_where=trees.c.referenced == text("0"))
+Index("ix_trees_doomed", trees.c.id, sqlite_where=trees.c.state == text("'doomed'"))
+
+manifest_trees = Table(
+    "manifest_trees",
+    metadata,
+    _to("manifest_id", manifests),
+    _integer("position"),
+    _to("tree_id", trees),
+    PrimaryKeyConstraint("manifest_id", "position"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+Index("ix_manifest_trees_tree_id", manifest_trees.c.tree_id, manifest_trees.c.manifest_id)
+
+lease_trees = Table(
+    "lease_trees",
+    metadata,
+    _to("lease_id", leases),
+    _to("tree_id", trees),
+    PrimaryKeyConstraint("lease_id", "tree_id"),
+    Index(None, "tree_id"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+tree_ingests = _table(
+    "tree_ingests",
+    _id(),
+    _text("chain_id"),
+    _to("lease_id", leases, nullable=True),
+    _integer("reserved_bytes", 0),
+    _integer("reserved_inodes", 0),
+    _text("state", "partial"),
+    _text("created_at"),
+    UniqueConstraint("chain_id"),
+    Index(None, "lease_id"),
+)
+
 
 def _view(name: str, *columns: str) -> Table:
     integers = {"id", "size", "pinned", "uid", "percent", "pid", "counter", "actual"}
@@ -260,7 +321,10 @@ def _view(name: str, *columns: str) -> Table:
         name,
         metadata,
         *(
-            Column(column, Integer if column in integers or column.endswith(("_bytes", "_count")) else Text)
+            Column(
+                column,
+                Integer if column in integers or column.endswith(("_bytes", "_count", "_inodes")) else Text,
+            )
             for column in columns
         ),
         info={"is_view": True},
@@ -276,7 +340,9 @@ storage_usage = _view(
     "image_count",
     "blob_count",
     "blob_bytes",
+    "tree_count",
     "tree_bytes",
+    "tree_inodes",
     "registered_bytes",
     "doomed_bytes",
     "logical_bytes",
@@ -296,7 +362,9 @@ image_listing = _view(
     "uid",
     "username",
 )
-image_storage = _view("image_storage", "id", "image_id", "size", "shared_bytes", "exclusive_bytes")
+image_storage = _view(
+    "image_storage", "id", "image_id", "size", "tree_bytes", "shared_bytes", "exclusive_bytes"
+)
 reclaimable = Table(
     "reclaimable",
     metadata,
@@ -310,6 +378,7 @@ in_flight = _view(
     "in_flight",
     "reference",
     "status",
+    "kind",
     "digest",
     "received_bytes",
     "size",

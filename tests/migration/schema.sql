@@ -1,7 +1,7 @@
 -- A store at head, as sqlite_schema has it. Not written by hand: see tests/support/schema.py.
 
 PRAGMA application_id = 1970039911; -- 'ullg'
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 CREATE TABLE store (
   -- The one row: the limit, and counters that triggers keep. View: storage_usage.
@@ -19,7 +19,7 @@ CREATE TABLE store (
   reserved_bytes INTEGER NOT NULL DEFAULT 0, -- held by ingests
   doomed_bytes INTEGER NOT NULL DEFAULT 0, -- on disk, about to be unlinked, counted in nothing else
   logical_bytes INTEGER NOT NULL DEFAULT 0, -- what the images would take without sharing
-  ledger INTEGER NOT NULL DEFAULT 0, -- +1 with each change of a counter; a change without it is refused
+  ledger INTEGER NOT NULL DEFAULT 0, tree_count INTEGER NOT NULL DEFAULT 0 /* trees that are ready */, tree_bytes INTEGER NOT NULL DEFAULT 0 /* the blocks that they occupy */, tree_inodes INTEGER NOT NULL DEFAULT 0 /* and the inodes */, reserved_inodes INTEGER NOT NULL DEFAULT 0 /* held by tree_ingests */, -- +1 with each change of a counter; a change without it is refused
   CONSTRAINT pk_store PRIMARY KEY (one),
   CONSTRAINT ck_store_one CHECK (one = 1),
   CONSTRAINT ck_store_uuid CHECK (length(uuid) = 36 AND length(uuid) = length(CAST(uuid AS BLOB))),
@@ -204,6 +204,71 @@ CREATE TABLE ingests (
   CONSTRAINT ck_ingests_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
 ) STRICT;
 
+CREATE TABLE trees (
+  -- Unpacked layers: a row says that trees/<algorithm>/<encoded> is there, whole, as its layer says.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  chain_id TEXT NOT NULL, -- of its layer with all those below it (OCI image specification, "Layer ChainID")
+  diff_id TEXT NOT NULL, -- of its layer alone
+  space_bytes INTEGER NOT NULL, -- the blocks that it occupies, as du counts them
+  inodes INTEGER NOT NULL,
+  rootless INTEGER NOT NULL DEFAULT 0, -- 1: made without privilege, its overlay marks are user.overlay: mount with userxattr
+  forgiven INTEGER NOT NULL DEFAULT 0, -- how much of its layer was left out for want of privilege: owners, devices, attributes
+  state TEXT NOT NULL DEFAULT 'ready', -- 'ready'; 'doomed': its directory is about to go; 'swept': said in passing, ends the row
+  referenced INTEGER NOT NULL DEFAULT 0, -- 1: some manifest stacks on it
+  created_at TEXT NOT NULL,
+  CONSTRAINT ck_trees_id CHECK (id > 0),
+  CONSTRAINT uq_trees_chain_id UNIQUE (chain_id),
+  CONSTRAINT ck_trees_chain_id CHECK (length(chain_id) = length(CAST(chain_id AS BLOB)) AND substr(chain_id, 8) NOT GLOB '*[^0-9a-f]*' AND (length(chain_id) = 71 AND substr(chain_id, 1, 7) = 'sha256:' OR length(chain_id) = 135 AND substr(chain_id, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_trees_diff_id CHECK (length(diff_id) = length(CAST(diff_id AS BLOB)) AND substr(diff_id, 8) NOT GLOB '*[^0-9a-f]*' AND (length(diff_id) = 71 AND substr(diff_id, 1, 7) = 'sha256:' OR length(diff_id) = 135 AND substr(diff_id, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_trees_space_bytes CHECK (space_bytes BETWEEN 0 AND 1125899906842624),
+  CONSTRAINT ck_trees_inodes CHECK (inodes BETWEEN 0 AND 1125899906842624),
+  CONSTRAINT ck_trees_rootless CHECK (rootless IN (0, 1)),
+  CONSTRAINT ck_trees_forgiven CHECK (forgiven >= 0),
+  CONSTRAINT ck_trees_state CHECK (state IN ('ready', 'doomed', 'swept')),
+  CONSTRAINT ck_trees_referenced CHECK (referenced IN (0, 1)),
+  CONSTRAINT ck_trees_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE manifest_trees (
+  -- Which trees a manifest stacks on, once it is unpacked: the lowest is at position 0.
+  manifest_id INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  tree_id INTEGER NOT NULL,
+  CONSTRAINT pk_manifest_trees PRIMARY KEY (manifest_id, position),
+  CONSTRAINT fk_manifest_trees_manifest_id_manifests FOREIGN KEY (manifest_id) REFERENCES manifests (id),
+  CONSTRAINT fk_manifest_trees_tree_id_trees FOREIGN KEY (tree_id) REFERENCES trees (id),
+  CONSTRAINT ck_manifest_trees_position CHECK (position >= 0)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE lease_trees (
+  -- Trees that a lease keeps from the collector.
+  lease_id INTEGER NOT NULL,
+  tree_id INTEGER NOT NULL,
+  CONSTRAINT pk_lease_trees PRIMARY KEY (lease_id, tree_id),
+  CONSTRAINT fk_lease_trees_lease_id_leases FOREIGN KEY (lease_id) REFERENCES leases (id),
+  CONSTRAINT fk_lease_trees_tree_id_trees FOREIGN KEY (tree_id) REFERENCES trees (id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tree_ingests (
+  -- Layers that are being unpacked: the reservation, the announcement of the directory trees/ingest/<encoded>, and what
+  -- keeps two from making one tree. Without a lease it is what a dead owner left, to be removed.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  chain_id TEXT NOT NULL,
+  lease_id INTEGER, -- who makes it; null: nobody
+  reserved_bytes INTEGER NOT NULL DEFAULT 0, -- grows, ahead of what is written
+  reserved_inodes INTEGER NOT NULL DEFAULT 0,
+  state TEXT NOT NULL DEFAULT 'partial', -- 'arrived': said of the directory that is in place, makes it a tree next; 'discarded': said in passing, ends the row
+  created_at TEXT NOT NULL,
+  CONSTRAINT ck_tree_ingests_id CHECK (id > 0),
+  CONSTRAINT uq_tree_ingests_chain_id UNIQUE (chain_id),
+  CONSTRAINT fk_tree_ingests_lease_id_leases FOREIGN KEY (lease_id) REFERENCES leases (id),
+  CONSTRAINT ck_tree_ingests_chain_id CHECK (length(chain_id) = length(CAST(chain_id AS BLOB)) AND substr(chain_id, 8) NOT GLOB '*[^0-9a-f]*' AND (length(chain_id) = 71 AND substr(chain_id, 1, 7) = 'sha256:' OR length(chain_id) = 135 AND substr(chain_id, 1, 7) = 'sha512:')),
+  CONSTRAINT ck_tree_ingests_reserved_bytes CHECK (reserved_bytes BETWEEN 0 AND 1125899906842624),
+  CONSTRAINT ck_tree_ingests_reserved_inodes CHECK (reserved_inodes BETWEEN 0 AND 1125899906842624),
+  CONSTRAINT ck_tree_ingests_state CHECK (state IN ('partial', 'arrived', 'discarded')),
+  CONSTRAINT ck_tree_ingests_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
+) STRICT;
+
 CREATE INDEX ix_images_last_used_at ON images (last_used_at) WHERE pinned = 0;
 
 CREATE INDEX ix_manifests_image_id ON manifests (image_id);
@@ -228,6 +293,16 @@ CREATE INDEX ix_lease_images_image_id ON lease_images (image_id);
 
 CREATE INDEX ix_ingests_lease_id ON ingests (lease_id);
 
+CREATE INDEX ix_trees_unreferenced ON trees (created_at) WHERE referenced = 0;
+
+CREATE INDEX ix_trees_doomed ON trees (id) WHERE state = 'doomed';
+
+CREATE INDEX ix_manifest_trees_tree_id ON manifest_trees (tree_id, manifest_id);
+
+CREATE INDEX ix_lease_trees_tree_id ON lease_trees (tree_id);
+
+CREATE INDEX ix_tree_ingests_lease_id ON tree_ingests (lease_id);
+
 CREATE TRIGGER store_stays BEFORE DELETE ON store
 WHEN 1
 BEGIN SELECT RAISE(ABORT, 'ullage: the store row cannot be deleted'); END;
@@ -236,25 +311,9 @@ CREATE TRIGGER store_is_one BEFORE INSERT ON store
 WHEN EXISTS (SELECT 1 FROM store)
 BEGIN SELECT RAISE(ABORT, 'ullage: the store row exists'); END;
 
-CREATE TRIGGER store_starts_empty BEFORE INSERT ON store
-WHEN NEW.image_count IS NOT 0 OR NEW.blob_count IS NOT 0 OR NEW.blob_bytes IS NOT 0 OR NEW.registered_bytes IS NOT 0 OR NEW.reserved_bytes IS NOT 0 OR NEW.doomed_bytes IS NOT 0 OR NEW.logical_bytes IS NOT 0
-BEGIN SELECT RAISE(ABORT, 'ullage: a store starts with nothing in it'); END;
-
 CREATE TRIGGER store_identity BEFORE UPDATE ON store
 WHEN NEW.one IS NOT OLD.one OR NEW.uuid IS NOT OLD.uuid OR NEW.created_at IS NOT OLD.created_at
 BEGIN SELECT RAISE(ABORT, 'ullage: a store keeps its identity'); END;
-
-CREATE TRIGGER store_ledger BEFORE UPDATE ON store
-WHEN (NEW.image_count IS NOT OLD.image_count OR NEW.blob_count IS NOT OLD.blob_count OR NEW.blob_bytes IS NOT OLD.blob_bytes OR NEW.registered_bytes IS NOT OLD.registered_bytes OR NEW.reserved_bytes IS NOT OLD.reserved_bytes OR NEW.doomed_bytes IS NOT OLD.doomed_bytes OR NEW.logical_bytes IS NOT OLD.logical_bytes OR NEW.ledger IS NOT OLD.ledger) AND NEW.ledger IS NOT OLD.ledger + 1
-BEGIN SELECT RAISE(ABORT, 'ullage: counters are kept by triggers; accounting_drift shows where they are wrong, ullage check --repair recounts'); END;
-
-CREATE TRIGGER store_counters BEFORE UPDATE ON store
-WHEN min(NEW.image_count, NEW.blob_count, NEW.blob_bytes, NEW.registered_bytes, NEW.reserved_bytes, NEW.doomed_bytes, NEW.logical_bytes) < 0
-BEGIN SELECT RAISE(ABORT, 'ullage: counters do not go below zero; accounting_drift shows where they are wrong, ullage check --repair recounts'); END;
-
-CREATE TRIGGER store_limit BEFORE UPDATE ON store
-WHEN (NEW.blob_bytes + NEW.registered_bytes + NEW.reserved_bytes) > (OLD.blob_bytes + OLD.registered_bytes + OLD.reserved_bytes) AND (NEW.blob_bytes + NEW.registered_bytes + NEW.reserved_bytes) > NEW.max_bytes
-BEGIN SELECT RAISE(ABORT, 'ullage: storage limit exceeded'); END;
 
 CREATE TRIGGER blobs_are_new BEFORE INSERT ON blobs
 WHEN EXISTS (SELECT 1 FROM blobs WHERE digest = NEW.digest OR id = NEW.id)
@@ -400,10 +459,6 @@ CREATE TRIGGER manifests_stay BEFORE DELETE ON manifests
 WHEN EXISTS (SELECT 1 FROM images WHERE id = OLD.image_id)
 BEGIN SELECT RAISE(ABORT, 'ullage: a manifest goes with its image'); END;
 
-CREATE TRIGGER manifests_gone AFTER DELETE ON manifests BEGIN
-  DELETE FROM manifest_blobs WHERE manifest_id = OLD.id;
-END;
-
 CREATE TRIGGER manifest_blobs_sound BEFORE INSERT ON manifest_blobs
 WHEN NOT EXISTS (
   SELECT 1 FROM blobs AS b CROSS JOIN lease_blobs AS k ON k.blob_id = b.id CROSS JOIN leases AS l ON l.id = k.lease_id
@@ -507,12 +562,6 @@ CREATE TRIGGER leases_stay BEFORE DELETE ON leases
 WHEN OLD.ended_token IS NULL
 BEGIN SELECT RAISE(ABORT, 'ullage: a lease ends when its owner lets go of its lock; ullage gc ends those whose owners are dead'); END;
 
-CREATE TRIGGER leases_gone AFTER DELETE ON leases BEGIN
-  DELETE FROM lease_blobs WHERE lease_id = OLD.id;
-  DELETE FROM lease_images WHERE lease_id = OLD.id;
-  UPDATE ingests SET lease_id = NULL, reserved_bytes = received_bytes, state = 'partial' WHERE lease_id = OLD.id;
-END;
-
 CREATE TRIGGER lease_blobs_sound BEFORE INSERT ON lease_blobs
 WHEN NOT EXISTS (SELECT 1 FROM leases WHERE id = NEW.lease_id) OR NOT EXISTS (SELECT 1 FROM blobs WHERE id = NEW.blob_id AND state = 'ready')
 BEGIN SELECT RAISE(ABORT, 'ullage: a lease keeps blobs that are ready'); END;
@@ -591,16 +640,187 @@ CREATE TRIGGER ingests_gone AFTER DELETE ON ingests WHEN NOT EXISTS (SELECT 1 FR
   UPDATE store SET reserved_bytes = reserved_bytes - OLD.reserved_bytes, ledger = ledger + 1;
 END;
 
-CREATE VIEW storage_usage AS
--- Where the bytes are: one row, at no cost. used + reserved + available = max, unless the limit was lowered below use.
-SELECT max_bytes,
-       blob_bytes + registered_bytes AS used_bytes,
-       reserved_bytes,
-       max(0, max_bytes - blob_bytes - registered_bytes - reserved_bytes) AS available_bytes,
-       image_count, blob_count, blob_bytes,
-       0 AS tree_bytes, -- this revision keeps no trees
-       registered_bytes, doomed_bytes, logical_bytes
-FROM store;
+CREATE TRIGGER store_starts_empty BEFORE INSERT ON store
+WHEN NEW.image_count IS NOT 0 OR NEW.blob_count IS NOT 0 OR NEW.blob_bytes IS NOT 0 OR NEW.tree_count IS NOT 0 OR NEW.tree_bytes IS NOT 0 OR NEW.tree_inodes IS NOT 0 OR NEW.registered_bytes IS NOT 0 OR NEW.reserved_bytes IS NOT 0 OR NEW.reserved_inodes IS NOT 0 OR NEW.doomed_bytes IS NOT 0 OR NEW.logical_bytes IS NOT 0
+BEGIN SELECT RAISE(ABORT, 'ullage: a store starts with nothing in it'); END;
+
+CREATE TRIGGER store_ledger BEFORE UPDATE ON store
+WHEN (NEW.image_count IS NOT OLD.image_count OR NEW.blob_count IS NOT OLD.blob_count OR NEW.blob_bytes IS NOT OLD.blob_bytes OR NEW.tree_count IS NOT OLD.tree_count OR NEW.tree_bytes IS NOT OLD.tree_bytes OR NEW.tree_inodes IS NOT OLD.tree_inodes OR NEW.registered_bytes IS NOT OLD.registered_bytes OR NEW.reserved_bytes IS NOT OLD.reserved_bytes OR NEW.reserved_inodes IS NOT OLD.reserved_inodes OR NEW.doomed_bytes IS NOT OLD.doomed_bytes OR NEW.logical_bytes IS NOT OLD.logical_bytes OR NEW.ledger IS NOT OLD.ledger) AND NEW.ledger IS NOT OLD.ledger + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: counters are kept by triggers; accounting_drift shows where they are wrong, ullage check --repair recounts'); END;
+
+CREATE TRIGGER store_counters BEFORE UPDATE ON store
+WHEN min(NEW.image_count, NEW.blob_count, NEW.blob_bytes, NEW.tree_count, NEW.tree_bytes, NEW.tree_inodes, NEW.registered_bytes, NEW.reserved_bytes, NEW.reserved_inodes, NEW.doomed_bytes, NEW.logical_bytes) < 0
+BEGIN SELECT RAISE(ABORT, 'ullage: counters do not go below zero; accounting_drift shows where they are wrong, ullage check --repair recounts'); END;
+
+CREATE TRIGGER store_limit BEFORE UPDATE ON store
+WHEN (NEW.blob_bytes + NEW.tree_bytes + NEW.registered_bytes + NEW.reserved_bytes) > (OLD.blob_bytes + OLD.tree_bytes + OLD.registered_bytes + OLD.reserved_bytes) AND (NEW.blob_bytes + NEW.tree_bytes + NEW.registered_bytes + NEW.reserved_bytes) > NEW.max_bytes
+BEGIN SELECT RAISE(ABORT, 'ullage: storage limit exceeded'); END;
+
+CREATE TRIGGER manifests_gone AFTER DELETE ON manifests BEGIN
+  DELETE FROM manifest_blobs WHERE manifest_id = OLD.id;
+  DELETE FROM manifest_trees WHERE manifest_id = OLD.id;
+END;
+
+CREATE TRIGGER leases_gone AFTER DELETE ON leases BEGIN
+  DELETE FROM lease_blobs WHERE lease_id = OLD.id;
+  DELETE FROM lease_images WHERE lease_id = OLD.id;
+  DELETE FROM lease_trees WHERE lease_id = OLD.id;
+  UPDATE ingests SET lease_id = NULL, reserved_bytes = received_bytes, state = 'partial' WHERE lease_id = OLD.id;
+  UPDATE tree_ingests SET lease_id = NULL, state = 'partial' WHERE lease_id = OLD.id;
+END;
+
+CREATE TRIGGER store_inodes BEFORE UPDATE ON store
+WHEN (NEW.tree_inodes + NEW.reserved_inodes) > (OLD.tree_inodes + OLD.reserved_inodes) AND (NEW.tree_inodes + NEW.reserved_inodes) > NEW.max_bytes / 4096
+BEGIN SELECT RAISE(ABORT, 'ullage: storage limit exceeded by inodes'); END;
+
+CREATE TRIGGER trees_are_new BEFORE INSERT ON trees
+WHEN EXISTS (SELECT 1 FROM trees WHERE chain_id = NEW.chain_id OR id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: that tree is here'); END;
+
+CREATE TRIGGER trees_numbered BEFORE INSERT ON trees
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'trees'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER trees_come_from_ingests BEFORE INSERT ON trees
+WHEN NOT EXISTS (SELECT 1 FROM tree_ingests WHERE chain_id = NEW.chain_id AND reserved_bytes >= NEW.space_bytes AND reserved_inodes >= NEW.inodes AND state = 'arrived' AND lease_id IS NOT NULL)
+BEGIN SELECT RAISE(ABORT, 'ullage: a tree row comes from an ingest whose owner says that it arrived, and takes no more than was reserved'); END;
+
+CREATE TRIGGER trees_start_ready BEFORE INSERT ON trees
+WHEN NEW.state IS NOT 'ready' OR NEW.referenced IS NOT 0
+BEGIN SELECT RAISE(ABORT, 'ullage: a new tree is ready, and named by nothing yet'); END;
+
+CREATE TRIGGER trees_published AFTER INSERT ON trees BEGIN
+  UPDATE store SET tree_count = tree_count + 1, tree_bytes = tree_bytes + NEW.space_bytes, tree_inodes = tree_inodes + NEW.inodes, reserved_bytes = reserved_bytes - (SELECT reserved_bytes FROM tree_ingests WHERE chain_id = NEW.chain_id), reserved_inodes = reserved_inodes - (SELECT reserved_inodes FROM tree_ingests WHERE chain_id = NEW.chain_id), ledger = ledger + 1;
+  INSERT INTO lease_trees (lease_id, tree_id) SELECT lease_id, NEW.id FROM tree_ingests WHERE chain_id = NEW.chain_id;
+  DELETE FROM tree_ingests WHERE chain_id = NEW.chain_id;
+END;
+
+CREATE TRIGGER trees_immutable BEFORE UPDATE ON trees
+WHEN NEW.id IS NOT OLD.id OR NEW.chain_id IS NOT OLD.chain_id OR NEW.diff_id IS NOT OLD.diff_id OR NEW.space_bytes IS NOT OLD.space_bytes OR NEW.inodes IS NOT OLD.inodes OR NEW.rootless IS NOT OLD.rootless OR NEW.forgiven IS NOT OLD.forgiven
+BEGIN SELECT RAISE(ABORT, 'ullage: a tree is immutable'); END;
+
+CREATE TRIGGER trees_referenced BEFORE UPDATE ON trees
+WHEN NEW.referenced IS NOT OLD.referenced AND NEW.referenced IS NOT EXISTS (SELECT 1 FROM manifest_trees WHERE tree_id = OLD.id)
+BEGIN SELECT RAISE(ABORT, 'ullage: whether a tree is referenced is for its manifests to say'); END;
+
+CREATE TRIGGER trees_in_use BEFORE UPDATE ON trees
+WHEN NEW.state IS NOT 'ready' AND (EXISTS (SELECT 1 FROM manifest_trees WHERE tree_id = OLD.id) OR EXISTS (SELECT 1 FROM lease_trees WHERE tree_id = OLD.id))
+BEGIN SELECT RAISE(ABORT, 'ullage: the tree is in use'); END;
+
+CREATE TRIGGER trees_step_by_step BEFORE UPDATE ON trees
+WHEN NEW.state IS 'swept' AND OLD.state <> 'doomed'
+BEGIN SELECT RAISE(ABORT, 'ullage: only a doomed tree is swept, by whoever removes its directory'); END;
+
+CREATE TRIGGER trees_doomed AFTER UPDATE ON trees WHEN OLD.state = 'ready' AND NEW.state = 'doomed' BEGIN
+  UPDATE store SET tree_count = tree_count - 1, tree_bytes = tree_bytes - OLD.space_bytes, tree_inodes = tree_inodes - OLD.inodes, doomed_bytes = doomed_bytes + OLD.space_bytes, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER trees_taken_back AFTER UPDATE ON trees WHEN OLD.state = 'doomed' AND NEW.state = 'ready' BEGIN
+  UPDATE store SET tree_count = tree_count + 1, tree_bytes = tree_bytes + OLD.space_bytes, tree_inodes = tree_inodes + OLD.inodes, doomed_bytes = doomed_bytes - OLD.space_bytes, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER trees_swept AFTER UPDATE ON trees WHEN NEW.state = 'swept' BEGIN
+  DELETE FROM trees WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER trees_stay BEFORE DELETE ON trees
+WHEN OLD.state <> 'swept'
+BEGIN SELECT RAISE(ABORT, 'ullage: a tree row goes with its directory: set state to doomed, and ullage gc removes both'); END;
+
+CREATE TRIGGER trees_gone AFTER DELETE ON trees BEGIN
+  UPDATE store SET doomed_bytes = doomed_bytes - OLD.space_bytes, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER manifest_trees_sound BEFORE INSERT ON manifest_trees
+WHEN NOT EXISTS (
+  SELECT 1 FROM trees AS t CROSS JOIN lease_trees AS k ON k.tree_id = t.id CROSS JOIN leases AS l ON l.id = k.lease_id
+  WHERE t.id = NEW.tree_id AND t.state = 'ready' AND l.status = 'complete')
+  OR NOT EXISTS (SELECT 1 FROM manifests WHERE id = NEW.manifest_id AND complete = 1)
+  OR EXISTS (SELECT 1 FROM manifest_trees WHERE manifest_id = NEW.manifest_id AND position = NEW.position)
+BEGIN SELECT RAISE(ABORT, 'ullage: a manifest stacks on a tree when whoever unpacks it keeps that and completes; it needs to be complete, and the position free'); END;
+
+CREATE TRIGGER manifest_trees_added AFTER INSERT ON manifest_trees BEGIN
+  UPDATE trees SET referenced = 1 WHERE id = NEW.tree_id AND referenced = 0;
+END;
+
+CREATE TRIGGER manifest_trees_immutable BEFORE UPDATE ON manifest_trees
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: what a manifest stacks on does not change'); END;
+
+CREATE TRIGGER manifest_trees_stay BEFORE DELETE ON manifest_trees
+WHEN EXISTS (SELECT 1 FROM manifests AS m JOIN lease_images AS h ON h.image_id = m.image_id WHERE m.id = OLD.manifest_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: an image that is held keeps its trees; the view held says by whom'); END;
+
+CREATE TRIGGER manifest_trees_gone AFTER DELETE ON manifest_trees BEGIN
+  UPDATE trees SET referenced = 0 WHERE id = OLD.tree_id AND referenced = 1
+     AND NOT EXISTS (SELECT 1 FROM manifest_trees WHERE tree_id = OLD.tree_id);
+END;
+
+CREATE TRIGGER lease_trees_sound BEFORE INSERT ON lease_trees
+WHEN NOT EXISTS (SELECT 1 FROM leases WHERE id = NEW.lease_id) OR NOT EXISTS (SELECT 1 FROM trees WHERE id = NEW.tree_id AND state = 'ready')
+BEGIN SELECT RAISE(ABORT, 'ullage: a lease keeps trees that are ready'); END;
+
+CREATE TRIGGER lease_trees_immutable BEFORE UPDATE ON lease_trees
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: what a lease keeps goes with the lease'); END;
+
+CREATE TRIGGER lease_trees_stay BEFORE DELETE ON lease_trees
+WHEN EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: what a lease keeps goes with the lease'); END;
+
+CREATE TRIGGER tree_ingests_are_new BEFORE INSERT ON tree_ingests
+WHEN EXISTS (SELECT 1 FROM tree_ingests WHERE chain_id = NEW.chain_id OR id = NEW.id) OR EXISTS (SELECT 1 FROM trees WHERE chain_id = NEW.chain_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: that tree is here or on its way'); END;
+
+CREATE TRIGGER tree_ingests_numbered BEFORE INSERT ON tree_ingests
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tree_ingests'), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database, each once'); END;
+
+CREATE TRIGGER tree_ingests_need_a_lease BEFORE INSERT ON tree_ingests
+WHEN NEW.state IS NOT 'partial' OR NEW.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM leases WHERE id = NEW.lease_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: a tree is made for a lease'); END;
+
+CREATE TRIGGER tree_ingests_reserved AFTER INSERT ON tree_ingests BEGIN
+  UPDATE store SET reserved_bytes = reserved_bytes + NEW.reserved_bytes, reserved_inodes = reserved_inodes + NEW.reserved_inodes, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER tree_ingests_immutable BEFORE UPDATE ON tree_ingests
+WHEN NEW.id IS NOT OLD.id OR NEW.chain_id IS NOT OLD.chain_id
+BEGIN SELECT RAISE(ABORT, 'ullage: an ingest keeps its identity'); END;
+
+CREATE TRIGGER tree_ingests_owner BEFORE UPDATE ON tree_ingests
+WHEN NEW.lease_id IS NOT OLD.lease_id AND (NEW.lease_id IS NOT NULL OR EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id))
+BEGIN SELECT RAISE(ABORT, 'ullage: a tree is made by one lease, for as long as that lives'); END;
+
+CREATE TRIGGER tree_ingests_grow BEFORE UPDATE ON tree_ingests
+WHEN NOT coalesce(NEW.reserved_bytes >= OLD.reserved_bytes AND NEW.reserved_inodes >= OLD.reserved_inodes, 0)
+  OR OLD.lease_id IS NULL AND (NEW.reserved_bytes IS NOT OLD.reserved_bytes OR NEW.reserved_inodes IS NOT OLD.reserved_inodes)
+BEGIN SELECT RAISE(ABORT, 'ullage: what is reserved for a tree grows while that is made, and is given back with its directory'); END;
+
+CREATE TRIGGER tree_ingests_in_use BEFORE UPDATE ON tree_ingests
+WHEN NEW.state IS 'discarded' AND NEW.lease_id IS NOT NULL
+BEGIN SELECT RAISE(ABORT, 'ullage: only what nobody makes is discarded, by whoever removes its directory'); END;
+
+CREATE TRIGGER tree_ingests_arrive BEFORE UPDATE ON tree_ingests
+WHEN NEW.state IS 'arrived' AND NEW.lease_id IS NULL
+BEGIN SELECT RAISE(ABORT, 'ullage: a tree has arrived when its owner says so'); END;
+
+CREATE TRIGGER tree_ingests_resized AFTER UPDATE ON tree_ingests
+WHEN NEW.reserved_bytes <> OLD.reserved_bytes OR NEW.reserved_inodes <> OLD.reserved_inodes BEGIN
+  UPDATE store SET reserved_bytes = reserved_bytes + NEW.reserved_bytes - OLD.reserved_bytes, reserved_inodes = reserved_inodes + NEW.reserved_inodes - OLD.reserved_inodes, ledger = ledger + 1;
+END;
+
+CREATE TRIGGER tree_ingests_discarded AFTER UPDATE ON tree_ingests WHEN NEW.state = 'discarded' BEGIN
+  DELETE FROM tree_ingests WHERE id = NEW.id;
+END;
+
+CREATE TRIGGER tree_ingests_stay BEFORE DELETE ON tree_ingests
+WHEN OLD.state <> 'discarded' AND NOT EXISTS (SELECT 1 FROM trees WHERE chain_id = OLD.chain_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: half a tree goes with its directory; ullage gc removes both when its owner is dead'); END;
+
+CREATE TRIGGER tree_ingests_gone AFTER DELETE ON tree_ingests WHEN NOT EXISTS (SELECT 1 FROM trees WHERE chain_id = OLD.chain_id) BEGIN
+  UPDATE store SET reserved_bytes = reserved_bytes - OLD.reserved_bytes, reserved_inodes = reserved_inodes - OLD.reserved_inodes, ledger = ledger + 1;
+END;
 
 CREATE VIEW image_listing AS
 -- The images, for people. image_storage says what each of them takes alone.
@@ -611,38 +831,67 @@ SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT referenc
        (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_digests WHERE image_id = i.id ORDER BY reference)) AS repo_digests, i.uid, i.username
 FROM images AS i;
 
+CREATE VIEW held AS
+-- Who holds which image, since when.
+SELECT i.id, i.image_id, (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)) AS repo_tags, l.owner, l.pid, l.created_at AS since
+FROM lease_images AS h JOIN leases AS l ON l.id = h.lease_id JOIN images AS i ON i.id = h.image_id;
+
+CREATE VIEW storage_usage AS
+-- Where the bytes are: one row, at no cost. used + reserved + available = max, unless the limit was lowered below use.
+SELECT max_bytes,
+       blob_bytes + tree_bytes + registered_bytes AS used_bytes,
+       reserved_bytes,
+       max(0, max_bytes - blob_bytes - tree_bytes - registered_bytes - reserved_bytes) AS available_bytes,
+       image_count, blob_count, blob_bytes, tree_count, tree_bytes, tree_inodes,
+       registered_bytes, doomed_bytes, logical_bytes
+FROM store;
+
 CREATE VIEW image_storage AS
--- What each image takes: exclusive_bytes is what removing it frees.
-SELECT id, image_id, size, size - exclusive_bytes AS shared_bytes, exclusive_bytes FROM (
+-- What each image takes: size of its blobs, tree_bytes unpacked; of both, exclusive_bytes is what removing it frees.
+SELECT id, image_id, size, tree_bytes, size + tree_bytes - exclusive_bytes AS shared_bytes, exclusive_bytes FROM (
   SELECT i.id, i.image_id, i.size,
+         coalesce((
+           SELECT sum(t.space_bytes) FROM trees AS t WHERE t.id IN (
+             SELECT e.tree_id FROM manifests AS m CROSS JOIN manifest_trees AS e ON e.manifest_id = m.id WHERE m.image_id = i.id)), 0) AS tree_bytes,
          coalesce(i.registered_bytes, 0) + coalesce((
            SELECT sum(b.size) FROM blobs AS b WHERE b.id IN (
              SELECT e.blob_id FROM manifests AS m CROSS JOIN manifest_blobs AS e ON e.manifest_id = m.id WHERE m.image_id = i.id)
            AND NOT EXISTS (
              SELECT 1 FROM manifest_blobs AS o CROSS JOIN manifests AS n ON n.id = o.manifest_id
              WHERE o.blob_id = b.id AND n.image_id <> i.id)
-           AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)), 0) AS exclusive_bytes
+           AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)), 0) + coalesce((
+           SELECT sum(t.space_bytes) FROM trees AS t WHERE t.id IN (
+             SELECT e.tree_id FROM manifests AS m CROSS JOIN manifest_trees AS e ON e.manifest_id = m.id WHERE m.image_id = i.id)
+           AND NOT EXISTS (
+             SELECT 1 FROM manifest_trees AS o CROSS JOIN manifests AS n ON n.id = o.manifest_id
+             WHERE o.tree_id = t.id AND n.image_id <> i.id)
+           AND NOT EXISTS (SELECT 1 FROM lease_trees AS l WHERE l.tree_id = t.id)), 0) AS exclusive_bytes
   FROM images AS i);
 
 CREATE VIEW reclaimable AS
--- What collection would free: blobs that nothing names, and partial blobs that nobody fetches.
+-- What collection would free: blobs and trees that nothing names, and what is on its way for nobody.
 SELECT 'blob' AS kind, b.digest, b.size AS bytes, b.created_at AS since FROM blobs AS b
  WHERE b.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)
 UNION ALL
-SELECT 'partial', digest, reserved_bytes, created_at FROM ingests WHERE lease_id IS NULL;
+SELECT 'partial', digest, reserved_bytes, created_at FROM ingests WHERE lease_id IS NULL
+UNION ALL
+SELECT CASE t.state WHEN 'ready' THEN 'tree' ELSE 'doomed tree' END, t.chain_id, t.space_bytes, t.created_at FROM trees AS t
+ WHERE t.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_trees AS l WHERE l.tree_id = t.id)
+UNION ALL
+SELECT 'partial tree', chain_id, reserved_bytes, created_at FROM tree_ingests WHERE lease_id IS NULL;
 
 CREATE VIEW in_flight AS
--- What is being pulled right now, blob by blob, and what a later pull can go on with.
-SELECT coalesce(l.reference, '(nobody: resumable)') AS reference, l.status, g.digest, g.received_bytes, g.size,
+-- What is being pulled right now, blob by blob, and unpacked, tree by tree; and what a later pull can go on with.
+SELECT coalesce(l.reference, '(nobody: resumable)') AS reference, l.status, 'blob' AS kind, g.digest, g.received_bytes, g.size,
        CASE WHEN g.size > 0 THEN 100 * g.received_bytes / g.size ELSE 100 END AS percent,
        CASE WHEN g.size < 1000 THEN g.size || ' B' WHEN g.size < 1000000 THEN round(g.size / 1e3, 1) || ' kB'
        WHEN g.size < 1000000000 THEN round(g.size / 1e6, 1) || ' MB' ELSE round(g.size / 1e9, 2) || ' GB' END AS human_size, g.reserved_bytes, l.owner, l.pid, g.created_at AS since
-FROM ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id;
-
-CREATE VIEW held AS
--- Who holds which image, since when.
-SELECT i.id, i.image_id, (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)) AS repo_tags, l.owner, l.pid, l.created_at AS since
-FROM lease_images AS h JOIN leases AS l ON l.id = h.lease_id JOIN images AS i ON i.id = h.image_id;
+FROM ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id
+UNION ALL
+SELECT coalesce(l.reference, '(nobody: to be removed)'), l.status, 'tree', g.chain_id, NULL, NULL, NULL,
+       CASE WHEN g.reserved_bytes < 1000 THEN g.reserved_bytes || ' B' WHEN g.reserved_bytes < 1000000 THEN round(g.reserved_bytes / 1e3, 1) || ' kB'
+       WHEN g.reserved_bytes < 1000000000 THEN round(g.reserved_bytes / 1e6, 1) || ' MB' ELSE round(g.reserved_bytes / 1e9, 2) || ' GB' END, g.reserved_bytes, l.owner, l.pid, g.created_at
+FROM tree_ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id;
 
 CREATE VIEW accounting_drift AS
 -- Empty when the counters are right: each is compared with what it counts.
@@ -650,16 +899,23 @@ SELECT name, counter, actual FROM (
   SELECT 'image_count' AS name, (SELECT image_count FROM store) AS counter, (SELECT count(*) FROM images) AS actual
   UNION ALL SELECT 'blob_count', (SELECT blob_count FROM store), (SELECT count(*) FROM blobs WHERE state = 'ready')
   UNION ALL SELECT 'blob_bytes', (SELECT blob_bytes FROM store), (SELECT coalesce(sum(size), 0) FROM blobs WHERE state = 'ready')
-  UNION ALL SELECT 'doomed_bytes', (SELECT doomed_bytes FROM store), (SELECT coalesce(sum(size), 0) FROM blobs WHERE state = 'doomed')
+  UNION ALL SELECT 'tree_count', (SELECT tree_count FROM store), (SELECT count(*) FROM trees WHERE state = 'ready')
+  UNION ALL SELECT 'tree_bytes', (SELECT tree_bytes FROM store), (SELECT coalesce(sum(space_bytes), 0) FROM trees WHERE state = 'ready')
+  UNION ALL SELECT 'tree_inodes', (SELECT tree_inodes FROM store), (SELECT coalesce(sum(inodes), 0) FROM trees WHERE state = 'ready')
+  UNION ALL SELECT 'doomed_bytes', (SELECT doomed_bytes FROM store),
+    (SELECT coalesce(sum(size), 0) FROM blobs WHERE state = 'doomed') + (SELECT coalesce(sum(space_bytes), 0) FROM trees WHERE state = 'doomed')
   UNION ALL SELECT 'registered_bytes', (SELECT registered_bytes FROM store), (SELECT coalesce(sum(registered_bytes), 0) FROM images)
-  UNION ALL SELECT 'reserved_bytes', (SELECT reserved_bytes FROM store), (SELECT coalesce(sum(reserved_bytes), 0) FROM ingests)
+  UNION ALL SELECT 'reserved_bytes', (SELECT reserved_bytes FROM store),
+    (SELECT coalesce(sum(reserved_bytes), 0) FROM ingests) + (SELECT coalesce(sum(reserved_bytes), 0) FROM tree_ingests)
+  UNION ALL SELECT 'reserved_inodes', (SELECT reserved_inodes FROM store), (SELECT coalesce(sum(reserved_inodes), 0) FROM tree_ingests)
   UNION ALL SELECT 'logical_bytes', (SELECT logical_bytes FROM store), (SELECT coalesce(sum(size), 0) FROM images)
   UNION ALL SELECT 'size of image ' || id, size, (SELECT coalesce(i.registered_bytes, 0) + coalesce((
     SELECT sum(b.size) FROM blobs AS b WHERE b.id IN (
       SELECT e.blob_id FROM manifests AS m CROSS JOIN manifest_blobs AS e ON e.manifest_id = m.id
       WHERE m.image_id = i.id AND m.complete = 1)), 0)
     FROM images AS i WHERE i.id = images.id) FROM images
-  UNION ALL SELECT 'referenced of ' || digest, referenced, EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = blobs.id) FROM blobs)
+  UNION ALL SELECT 'referenced of ' || digest, referenced, EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = blobs.id) FROM blobs
+  UNION ALL SELECT 'referenced of tree ' || chain_id, referenced, EXISTS (SELECT 1 FROM manifest_trees WHERE tree_id = trees.id) FROM trees)
 WHERE counter <> actual;
 
 CREATE VIEW problems AS
@@ -670,6 +926,8 @@ UNION ALL SELECT 'I5', 'manifest incomplete', digest, NULL FROM manifests WHERE 
 UNION ALL SELECT 'I5', 'manifest without image', digest, image_id FROM manifests AS m WHERE NOT EXISTS (SELECT 1 FROM images AS i WHERE i.id = m.image_id)
 UNION ALL SELECT 'I5', 'edge without blob', manifest_id || '/' || position, blob_id FROM manifest_blobs AS e WHERE NOT EXISTS (SELECT 1 FROM blobs AS b WHERE b.id = e.blob_id)
 UNION ALL SELECT 'I5', 'edge without manifest', manifest_id || '/' || position, blob_id FROM manifest_blobs AS e WHERE NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = e.manifest_id)
+UNION ALL SELECT 'I5', 'edge without tree', manifest_id || '/' || position, tree_id FROM manifest_trees AS e WHERE NOT EXISTS (SELECT 1 FROM trees AS t WHERE t.id = e.tree_id)
+UNION ALL SELECT 'I5', 'edge to a tree without manifest', manifest_id || '/' || position, tree_id FROM manifest_trees AS e WHERE NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = e.manifest_id)
 UNION ALL SELECT 'I6', 'reference without image', reference, image_id FROM repo_tags AS r WHERE NOT EXISTS (SELECT 1 FROM images AS i WHERE i.id = r.image_id)
 UNION ALL SELECT 'I6', 'reference without image', reference, image_id FROM repo_digests AS r WHERE NOT EXISTS (SELECT 1 FROM images AS i WHERE i.id = r.image_id)
 UNION ALL SELECT 'I6', 'reference to a manifest of another image', reference, manifest_id FROM repo_tags AS r WHERE manifest_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.id = r.manifest_id AND m.image_id = r.image_id)
@@ -680,8 +938,13 @@ UNION ALL SELECT 'I6', 'reference by a digest of something else', reference, dig
    AND NOT EXISTS (SELECT 1 FROM manifest_blobs AS e JOIN blobs AS b ON b.id = e.blob_id WHERE e.manifest_id = r.manifest_id AND e.role = 'index' AND b.digest = r.digest)
 UNION ALL SELECT 'I8', 'doomed but used', digest, state FROM blobs AS b WHERE state <> 'ready'
    AND (EXISTS (SELECT 1 FROM manifest_blobs AS e WHERE e.blob_id = b.id) OR EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id))
+UNION ALL SELECT 'I8', 'doomed tree but used', chain_id, state FROM trees AS t WHERE state <> 'ready'
+   AND (EXISTS (SELECT 1 FROM manifest_trees AS e WHERE e.tree_id = t.id) OR EXISTS (SELECT 1 FROM lease_trees AS l WHERE l.tree_id = t.id))
 UNION ALL SELECT 'I8', 'kept by no lease', lease_id, blob_id FROM lease_blobs AS k WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = k.lease_id)
 UNION ALL SELECT 'I8', 'held by no lease', lease_id, image_id FROM lease_images AS h WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = h.lease_id)
+UNION ALL SELECT 'I8', 'tree kept by no lease', lease_id, tree_id FROM lease_trees AS k WHERE NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = k.lease_id)
 UNION ALL SELECT 'I3', 'ingest without its lease', digest, lease_id FROM ingests AS g WHERE lease_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = g.lease_id)
 UNION ALL SELECT 'I3', 'both here and on its way', digest, NULL FROM ingests AS g WHERE EXISTS (SELECT 1 FROM blobs AS b WHERE b.digest = g.digest)
+UNION ALL SELECT 'I3', 'ingest of a tree without its lease', chain_id, lease_id FROM tree_ingests AS g WHERE lease_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = g.lease_id)
+UNION ALL SELECT 'I3', 'tree both here and on its way', chain_id, NULL FROM tree_ingests AS g WHERE EXISTS (SELECT 1 FROM trees AS t WHERE t.chain_id = g.chain_id)
 UNION ALL SELECT 'I7', 'counter ' || name, counter, actual FROM accounting_drift;

@@ -16,6 +16,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from support.populated import populated
+from support.registry import FaultRegistry
 from support.schema import GOLDEN, schema_of
 from support.store import check_root, query, usage
 from support.worker import environment, run_python, workers
@@ -121,6 +123,57 @@ def test_down_and_up_again_is_the_same_schema(root):
     assert schema_of(root) == GOLDEN.read_text()
 
 
+def _at(folder, revision):
+    folder.mkdir()
+    alembic(folder, "upgrade", revision)
+    return folder
+
+
+def _statements(root):
+    rows = query(root, "SELECT name, sql FROM sqlite_schema WHERE name NOT GLOB 'sqlite_*'")
+    return {name: sql for name, sql in rows if sql and name != "alembic_version"}
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_a_downgrade_leaves_the_very_schema_that_the_revision_makes(revision, root, tmp_path):
+    alembic(root, "downgrade", revision)
+
+    assert _statements(root) == _statements(_at(tmp_path / "fresh", revision))
+    assert query(root, "PRAGMA user_version") == [(REVISIONS.index(revision) + 1,)]
+
+
+def test_trees_are_forgotten_by_a_downgrade_and_their_room_is_free(tmp_path):
+    """
+    With everything there is in the store: what the earlier revision knows stays to the byte.
+    """
+    folder = tmp_path / "store"
+    with FaultRegistry() as registry, populated(folder, registry):
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        query(folder, "VACUUM INTO ?", str(copy / "ullage.db"))
+    kept = ("images", "manifests", "blobs", "manifest_blobs", "repo_tags", "leases", "lease_blobs", "ingests")
+    before = {table: query(copy, f"SELECT * FROM {table}") for table in kept}
+    (trees,) = query(
+        copy,
+        "SELECT sum(space_bytes), (SELECT sum(reserved_bytes) FROM tree_ingests) FROM trees WHERE state = 'ready'",
+    )
+    (used,) = query(copy, "SELECT used_bytes, reserved_bytes FROM storage_usage")
+    assert min(trees) > 0
+
+    alembic(copy, "downgrade", "0001")
+    left = query(copy, "SELECT used_bytes, reserved_bytes FROM storage_usage")
+    drift = query(
+        copy, "SELECT * FROM accounting_drift UNION ALL SELECT invariant, problem, object FROM problems"
+    )
+    alembic(copy, "upgrade", "head")
+
+    assert left == [(used[0] - trees[0], used[1] - trees[1])]
+    assert drift == []
+    assert query(copy, "SELECT name FROM accounting_drift UNION ALL SELECT problem FROM problems") == []
+    assert {table: query(copy, f"SELECT * FROM {table}") for table in kept} == before
+    assert query(copy, "SELECT tree_count, tree_bytes, tree_inodes FROM storage_usage") == [(0, 0, 0)]
+
+
 def test_a_store_that_a_developer_made_with_alembic_is_a_store(tmp_path):
     alembic(tmp_path, "upgrade", "head")
 
@@ -189,15 +242,16 @@ def test_a_failing_upgrade_leaves_the_previous_revision_whole(root, tmp_path):
     shutil.copytree(
         PROJECT / "migrations", tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__")
     )
+    last = int(HEAD_REVISION)
     for number, body in (
-        (2, 'op.execute("CREATE TABLE two (id INTEGER) STRICT")'),
+        (last + 1, 'op.execute("CREATE TABLE two (id INTEGER) STRICT")'),
         (
-            3,
+            last + 2,
             'op.execute("DROP VIEW problems"); op.execute("DELETE FROM images"); op.execute("SELECT nothing")',
         ),
     ):
-        (tmp_path / "migrations" / "versions" / f"000{number}_next.py").write_text(
-            f"from alembic import op\nrevision = '000{number}'\ndown_revision = '000{number - 1}'\n"
+        (tmp_path / "migrations" / "versions" / f"{number:04}_next.py").write_text(
+            f"from alembic import op\nrevision = '{number:04}'\ndown_revision = '{number - 1:04}'\n"
             f"branch_labels = depends_on = None\ndef upgrade():\n    {body}\n"
         )
     config = Config()
@@ -245,7 +299,7 @@ def test_a_store_that_cannot_be_made_is_made_the_next_time(limit, tmp_path):
     check_root(tmp_path / "root")
 
 
-@pytest.mark.parametrize("revision", ["0002", "9999", "abcdef012345", "0000", ""])
+@pytest.mark.parametrize("revision", ["0099", "9999", "abcdef012345", "0000", ""])
 def test_a_revision_that_we_do_not_know_is_too_new(revision, root):
     execute(root, f"UPDATE alembic_version SET version_num = '{revision}'")
     before = schema_of(root)

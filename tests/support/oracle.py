@@ -28,8 +28,22 @@ TABLES = (
     "lease_blobs",
     "lease_images",
     "ingests",
+    "trees",
+    "manifest_trees",
+    "lease_trees",
+    "tree_ingests",
 )
-NUMBERED = ("images", "manifests", "blobs", "repo_tags", "repo_digests", "leases", "ingests")
+NUMBERED = (
+    "images",
+    "manifests",
+    "blobs",
+    "repo_tags",
+    "repo_digests",
+    "leases",
+    "ingests",
+    "trees",
+    "tree_ingests",
+)
 
 
 def copy_of(
@@ -115,6 +129,11 @@ class Oracle:
     identity: tuple[Any, ...] = ()
     blobs: dict[int, Row] = field(default_factory=dict)
     ingests: dict[int, Row] = field(default_factory=dict)
+    inodes: int = 0
+    trees: dict[int, Row] = field(default_factory=dict)
+    stacks: set[tuple[int, int]] = field(default_factory=set)
+    kept_trees: set[tuple[int, int]] = field(default_factory=set)
+    tree_ingests: dict[int, Row] = field(default_factory=dict)
     leases: dict[int, Row] = field(default_factory=dict)
     kept: set[tuple[int, int]] = field(default_factory=set)
     held: set[tuple[int, int]] = field(default_factory=set)
@@ -128,6 +147,11 @@ class Oracle:
         self.leases = {row["id"]: row for row in rows["leases"]}
         self.kept = {(row["lease_id"], row["blob_id"]) for row in rows["lease_blobs"]}
         self.held = {(row["lease_id"], row["image_id"]) for row in rows["lease_images"]}
+        self.inodes = _inodes(rows["store"][0])
+        self.trees = {row["id"]: row for row in rows["trees"]}
+        self.stacks = _stacks_of_the_held(rows)
+        self.kept_trees = {(row["lease_id"], row["tree_id"]) for row in rows["lease_trees"]}
+        self.tree_ingests = {row["id"]: row for row in rows["tree_ingests"]}
 
     def complaints(self, connection: sqlite3.Connection, *, restored: bool = False) -> list[str]:
         """
@@ -140,6 +164,8 @@ class Oracle:
             *self._counters(rows),
             *_references(rows),
             *self._protected(rows),
+            *_tree_references(rows),
+            *self._protected_trees(rows),
             *self._limit(rows["store"][0], restored=restored),
             *(f"{name} of {row}" for name, row in _numbers(rows)),
         ]
@@ -150,13 +176,19 @@ class Oracle:
     @staticmethod
     def _counters(rows: dict[str, list[Row]]) -> Iterator[str]:
         ready = [row["size"] for row in rows["blobs"] if row["state"] == "ready"]
+        trees = [row for row in rows["trees"] if row["state"] == "ready"]
         truth = {
             "image_count": len(rows["images"]),
             "blob_count": len(ready),
             "blob_bytes": sum(ready),
             "registered_bytes": sum(row["registered_bytes"] or 0 for row in rows["images"]),
-            "reserved_bytes": sum(row["reserved_bytes"] for row in rows["ingests"]),
-            "doomed_bytes": sum(row["size"] for row in rows["blobs"] if row["state"] == "doomed"),
+            "tree_count": len(trees),
+            "tree_bytes": sum(row["space_bytes"] for row in trees),
+            "tree_inodes": sum(row["inodes"] for row in trees),
+            "reserved_bytes": sum(row["reserved_bytes"] for row in (*rows["ingests"], *rows["tree_ingests"])),
+            "reserved_inodes": sum(row["reserved_inodes"] for row in rows["tree_ingests"]),
+            "doomed_bytes": sum(row["size"] for row in rows["blobs"] if row["state"] == "doomed")
+            + sum(row["space_bytes"] for row in rows["trees"] if row["state"] == "doomed"),
             "logical_bytes": sum(row["size"] for row in rows["images"]),
         }
         for name, value in truth.items():
@@ -212,10 +244,47 @@ class Oracle:
             if row["lease_id"] is not None and row["reserved_bytes"] != row["size"]:
                 yield f"ingest {row['id']} reserves too little"
 
+    def _protected_trees(self, rows: dict[str, list[Row]]) -> Iterator[str]:
+        """
+        Trees go and come with their directories, and what is being made stays its owner's.
+        """
+        trees = {row["id"]: row for row in rows["trees"]}
+        for row in self.trees.values():
+            if not _same(
+                row,
+                trees.get(row["id"]),
+                *(each for each in row if each not in ("state", "referenced", "created_at")),
+            ):
+                yield f"tree {row['id']} went, and its directory did not"
+        yield from (
+            f"tree {each} came, and its directory did not" for each in trees.keys() - self.trees.keys()
+        )
+        kept = {(row["lease_id"], row["tree_id"]) for row in rows["lease_trees"]}
+        yield from (f"tree no longer kept: {pair}" for pair in self.kept_trees - kept)
+        yield from (
+            f"tree kept and not ready: {tree}"
+            for _, tree in kept
+            if trees.get(tree, {}).get("state") != "ready"
+        )
+        leases = {row["id"] for row in rows["leases"]}
+        yield from (f"tree kept by nobody: {pair}" for pair in kept if pair[0] not in leases)
+        yield from (f"a held image lost a tree: {pair}" for pair in self.stacks - _stacks_of_the_held(rows))
+        ingests = {row["id"]: row for row in rows["tree_ingests"]}
+        for row in self.tree_ingests.values():
+            found = ingests.get(row["id"])
+            shrunk = found is not None and any(
+                found[each] < row[each] for each in ("reserved_bytes", "reserved_inodes")
+            )
+            if shrunk or not _same(row, found, "chain_id", "lease_id"):
+                yield f"ingest of a tree {row['id']} was {row}, is {found}"
+
     def _limit(self, store: Row, *, restored: bool) -> Iterator[str]:
         before, self.total = self.total, _total(store)
         if not restored and self.total > before and self.total > store["max_bytes"]:
             yield f"grew from {before} to {self.total} over the limit of {store['max_bytes']}"
+        before, self.inodes = self.inodes, _inodes(store)
+        if not restored and self.inodes > before and self.inodes > store["max_bytes"] // 4096:
+            yield f"grew from {before} to {self.inodes} inodes under a limit of {store['max_bytes']}"
 
 
 def _identity(store: Row) -> tuple[Any, ...]:
@@ -223,7 +292,21 @@ def _identity(store: Row) -> tuple[Any, ...]:
 
 
 def _total(store: Row) -> int:
-    return store["blob_bytes"] + store["registered_bytes"] + store["reserved_bytes"]
+    return store["blob_bytes"] + store["tree_bytes"] + store["registered_bytes"] + store["reserved_bytes"]
+
+
+def _inodes(store: Row) -> int:
+    return store["tree_inodes"] + store["reserved_inodes"]
+
+
+def _stacks_of_the_held(rows: dict[str, list[Row]]) -> set[tuple[int, int]]:
+    held = {row["image_id"] for row in rows["lease_images"]}
+    manifests = {row["id"] for row in rows["manifests"] if row["image_id"] in held}
+    return {
+        (row["manifest_id"], row["tree_id"])
+        for row in rows["manifest_trees"]
+        if row["manifest_id"] in manifests
+    }
 
 
 def _same(before: Row, after: Row | None, *columns: str) -> bool:
@@ -267,6 +350,24 @@ def _references(rows: dict[str, list[Row]]) -> Iterator[str]:
     owners = {row["id"] for row in rows["leases"]}
     yield from (
         f"owned by nobody: {row}" for row in rows["ingests"] if row["lease_id"] not in {None, *owners}
+    )
+
+
+def _tree_references(rows: dict[str, list[Row]]) -> Iterator[str]:
+    ready = {row["id"] for row in rows["trees"] if row["state"] == "ready"}
+    manifests = {row["id"] for row in rows["manifests"]}
+    named = {row["tree_id"] for row in rows["manifest_trees"]}
+    for edge in rows["manifest_trees"]:
+        if edge["tree_id"] not in ready or edge["manifest_id"] not in manifests:
+            yield f"an edge leads to no tree: {edge}"
+    yield from (
+        f"referenced is wrong: {row}" for row in rows["trees"] if row["referenced"] != (row["id"] in named)
+    )
+    here = {row["chain_id"] for row in rows["trees"]}
+    yield from (f"both here and on its way: {row}" for row in rows["tree_ingests"] if row["chain_id"] in here)
+    owners = {row["id"] for row in rows["leases"]}
+    yield from (
+        f"owned by nobody: {row}" for row in rows["tree_ingests"] if row["lease_id"] not in {None, *owners}
     )
 
 

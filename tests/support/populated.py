@@ -9,8 +9,11 @@ their locks.
 What is in it: two images that share a layer, one of them by two manifests, one by an index, and held; an artifact; a
 registered image; an image without a name; a pull under way with three ingests (nothing received, some, all) that keeps
 one blob of an image and one that no image names; the lease of a dead owner with an ingest; a partial blob; doomed
-blobs; garbage. Nearly all of the limit is used or reserved.
+blobs; garbage. And trees: of two of the images, kept, doomed, garbage, and on their way for the live pull, for the
+dead owner and for nobody. Nearly all of the limit is used or reserved.
 """
+
+# ruff: noqa: E501, ISC004 -- SQL reads by its lines, and is put together from pieces
 
 from __future__ import annotations
 
@@ -51,6 +54,7 @@ def populated(root: Path, registry: FaultRegistry) -> Iterator[dict[str, str]]:
         _leave_partials(service)
         with service.hold(f"{registry.host}/multi:1"):
             _leave_garbage(service, registry)
+            _grow_trees(root)
             used = service.usage()
             service.set_max_storage(used.used_bytes + used.reserved_bytes + ROOM_BYTES)
             with closing(sqlite3.connect(root / "ullage.db")) as connection:
@@ -58,6 +62,7 @@ def populated(root: Path, registry: FaultRegistry) -> Iterator[dict[str, str]]:
         give_back(service._repository, service._files, lock.token, keep=False)
         lock.drop()
         service.collect()
+        _fell_trees(root)
 
 
 def _pull_images(service: ImageService, registry: FaultRegistry) -> str:
@@ -130,6 +135,71 @@ def _leave_garbage(service: ImageService, registry: FaultRegistry) -> None:
         )
 
 
+_TREES = ("tree", "tree_held", "tree_kept", "tree_garbage", "tree_doomed")
+_TREE_INGESTS = {"growing": "alive", "arriving": "alive", "lost": "dead", "half": "gone"}
+
+
+def _chain_id(name: str) -> str:
+    return digest_of(f"tree {name}".encode())
+
+
+def _grow_trees(root: Path) -> None:
+    """
+    Rows alone, as their owners would write them.
+    """
+    now = "(SELECT created_at FROM store)"
+    script = [
+        f"INSERT INTO leases (token, purpose, owner, pid, created_at) VALUES ('{owner:0>32}', 'pull', '{name}', 1, {now})"
+        for name, owner in (("trees", "1"), ("gone", "2"))
+    ]
+    ingest = (
+        "INSERT INTO tree_ingests (chain_id, lease_id, reserved_bytes, reserved_inodes, created_at)"
+        " SELECT '{0}', id, {1}, 8, created_at FROM leases WHERE owner = '{2}'"
+    )
+    for number, name in enumerate(_TREES):
+        chain_id = _chain_id(name)
+        owner = "alive" if name == "tree_kept" else "trees"
+        script += [
+            ingest.format(chain_id, 20_480, owner),
+            f"UPDATE tree_ingests SET state = 'arrived' WHERE chain_id = '{chain_id}'",
+            "INSERT INTO trees (chain_id, diff_id, space_bytes, inodes, created_at)"
+            f" VALUES ('{chain_id}', '{chain_id}', {4096 * (number + 1)}, {number + 1}, {now})",
+        ]
+    script += [
+        "UPDATE leases SET status = 'complete' WHERE owner = 'trees'",
+        *(
+            f"INSERT INTO manifest_trees SELECT manifest_id, 0, (SELECT id FROM trees WHERE chain_id = '{_chain_id(name)}')"
+            f" FROM repo_tags WHERE reference LIKE '%/{image}:1'"
+            for name, image in (("tree", "app"), ("tree_held", "multi"))
+        ),
+        *(ingest.format(_chain_id(name), 9_000, owner) for name, owner in _TREE_INGESTS.items()),
+        "UPDATE leases SET ended_token = token WHERE owner IN ('trees', 'gone')",
+        f"UPDATE trees SET state = 'doomed' WHERE chain_id = '{_chain_id('tree_doomed')}'",
+    ]
+    _execute(root, script)
+
+
+def _fell_trees(root: Path) -> None:
+    """
+    They have no directories, so whoever comes to look finds no rows.
+    """
+    _execute(
+        root,
+        [
+            "UPDATE tree_ingests SET state = 'discarded'",
+            "DELETE FROM manifest_trees",
+            "UPDATE trees SET state = 'doomed'",
+            "UPDATE trees SET state = 'swept'",
+        ],
+    )
+
+
+def _execute(root: Path, script: list[str]) -> None:
+    with closing(sqlite3.connect(root / "ullage.db")) as connection, connection:
+        for sql in script:
+            connection.execute(sql)
+
+
 def _names(connection: sqlite3.Connection, live: str) -> dict[str, str]:
     look_ups: Mapping[str, str] = {
         "live": f"SELECT id FROM leases WHERE token = '{live}'",
@@ -155,4 +225,11 @@ def _names(connection: sqlite3.Connection, live: str) -> dict[str, str]:
         "now": "SELECT created_at FROM store",
     }
     names = {name: str(connection.execute(sql).fetchone()[0]) for name, sql in look_ups.items()}
+    names |= {
+        name: str(
+            connection.execute("SELECT id FROM trees WHERE chain_id = ?", (_chain_id(name),)).fetchone()[0]
+        )
+        for name in _TREES
+    }
+    names |= {name: _chain_id(name) for name in _TREE_INGESTS}
     return names | {"new": digest_of(b"new"), "newer": digest_of(b"newer"), "token": "0123456789abcdef" * 2}

@@ -56,6 +56,10 @@ _KEYS = {
     "lease_blobs": ("lease_id, blob_id",),
     "lease_images": ("lease_id, image_id",),
     "ingests": ("id", "digest"),
+    "trees": ("id", "chain_id"),
+    "manifest_trees": ("manifest_id, position",),
+    "lease_trees": ("lease_id, tree_id",),
+    "tree_ingests": ("id", "chain_id"),
 }
 # Said on purpose, and so never said by chance.
 _FORGED = {
@@ -113,7 +117,7 @@ class Typist:
     def _table(self) -> str:
         if self._focus is not None and self._random.random() < 0.7:
             return self._focus
-        return self._random.choices(TABLES, weights=(2, 3, 3, 4, 3, 3, 2, 2, 2, 2, 4))[0]
+        return self._random.choices(TABLES, weights=(2, 3, 3, 4, 3, 3, 2, 2, 2, 2, 4, 4, 2, 2, 3))[0]
 
     def _value(self, table: str, column: str) -> str:
         if (table, column) in _FORGED:
@@ -155,7 +159,7 @@ class Typist:
 
     def _fresh(self, column: str) -> str:
         digits = f"{self._random.getrandbits(128):032x}"
-        if column in ("digest", "image_id"):
+        if column in ("digest", "image_id", "chain_id"):
             return f"'sha256:{digits * 2}'"
         return f"'{digits}'" if column == "token" else str(self._random.randrange(100_000))
 
@@ -282,6 +286,15 @@ class Typist:
                 "UPDATE ingests SET lease_id = (SELECT max(id) FROM leases), reserved_bytes = size WHERE lease_id IS NULL",
                 f"UPDATE ingests SET received_bytes = min(size, received_bytes + {size}) WHERE lease_id IS NOT NULL",
                 "INSERT OR IGNORE INTO lease_blobs SELECT max(l.id), max(b.id) FROM leases AS l, blobs AS b WHERE b.state = 'ready'",
+                f"INSERT INTO tree_ingests ({number}chain_id, lease_id, reserved_bytes, reserved_inodes, created_at)"
+                f" SELECT {value}{digest}, max(id), {size}, {size % 7}, {now} FROM leases",
+                f"UPDATE tree_ingests SET reserved_bytes = reserved_bytes + {size}, reserved_inodes = reserved_inodes + 1"
+                " WHERE lease_id IS NOT NULL",
+                "INSERT OR IGNORE INTO lease_trees SELECT max(l.id), max(t.id) FROM leases AS l, trees AS t WHERE t.state = 'ready'",
+                "UPDATE trees SET state = 'doomed' WHERE referenced = 0 AND id NOT IN (SELECT tree_id FROM lease_trees)",
+                "UPDATE trees SET state = 'ready' WHERE state = 'doomed'",
+                "DELETE FROM manifest_trees WHERE manifest_id = (SELECT max(m.id) FROM manifests AS m"
+                " WHERE m.image_id NOT IN (SELECT image_id FROM lease_images))",
                 "INSERT OR IGNORE INTO lease_images SELECT max(l.id), min(i.id) FROM leases AS l, images AS i",
                 "UPDATE blobs SET state = 'doomed' WHERE referenced = 0 AND id NOT IN (SELECT blob_id FROM lease_blobs)",
                 "UPDATE blobs SET state = 'ready' WHERE state = 'doomed'",
@@ -293,7 +306,7 @@ class Typist:
                 "DELETE FROM images WHERE id = (SELECT max(id) FROM images WHERE id NOT IN (SELECT image_id FROM lease_images))",
                 "DELETE FROM repo_tags WHERE id = (SELECT max(id) FROM repo_tags)",
                 f"UPDATE store SET max_bytes = max_bytes + {self._random.choice((-20_000, -1, 1, 20_000))}",
-                "UPDATE store SET max_bytes = blob_bytes + registered_bytes + reserved_bytes + 5000",
+                "UPDATE store SET max_bytes = blob_bytes + tree_bytes + registered_bytes + reserved_bytes + 5000",
                 "UPDATE images SET pinned = 1 - pinned",
             )
         )
@@ -309,6 +322,9 @@ class Typist:
             (
                 ("UPDATE blobs SET state = 'swept' WHERE state = 'doomed'",),
                 ("UPDATE ingests SET state = 'discarded' WHERE lease_id IS NULL",),
+                ("UPDATE trees SET state = 'swept' WHERE state = 'doomed'",),
+                ("UPDATE tree_ingests SET state = 'discarded' WHERE lease_id IS NULL",),
+                self._unpack(digest),
                 (
                     "UPDATE leases SET ended_token = token WHERE id = (SELECT max(id) FROM leases WHERE owner <> 'alive')",
                 ),
@@ -326,6 +342,25 @@ class Typist:
             f" VALUES ({digest}, 70, {live}, 70, {now})",
             f"UPDATE ingests SET received_bytes = size, state = 'arrived' WHERE digest = {digest}",
             f"INSERT INTO blobs (digest, size, created_at) SELECT digest, size, {now} FROM ingests WHERE digest = {digest}",
+        )
+
+    @staticmethod
+    def _unpack(chain_id: str) -> Sequence[str]:
+        """
+        A tree, and an image that stacks on it.
+        """
+        live = "(SELECT id FROM leases WHERE owner = 'alive')"
+        now = "(SELECT created_at FROM store)"
+        return (
+            "INSERT INTO tree_ingests (chain_id, lease_id, reserved_bytes, reserved_inodes, created_at)"
+            f" VALUES ({chain_id}, {live}, 8192, 2, {now})",
+            f"UPDATE tree_ingests SET state = 'arrived' WHERE chain_id = {chain_id}",
+            "INSERT INTO trees (chain_id, diff_id, space_bytes, inodes, created_at)"
+            f" SELECT chain_id, chain_id, 4096, 1, {now} FROM tree_ingests WHERE chain_id = {chain_id}",
+            "UPDATE leases SET status = 'complete' WHERE owner = 'alive'",
+            "INSERT INTO manifest_trees SELECT m.id, t.id, t.id FROM trees AS t, (SELECT min(id) AS id FROM manifests) AS m"
+            f" WHERE t.chain_id = {chain_id} AND m.id IS NOT NULL",
+            "UPDATE leases SET status = 'extracting' WHERE owner = 'alive'",
         )
 
     @staticmethod

@@ -27,6 +27,10 @@ TABLES = (
     "lease_blobs",
     "lease_images",
     "ingests",
+    "trees",
+    "manifest_trees",
+    "lease_trees",
+    "tree_ingests",
 )
 
 

@@ -85,6 +85,23 @@ _MANIFESTS = (
     "a manifest is made by a pull that completes and keeps its bytes; it needs its image, and is complete when its"
     " edges are here"
 )
+_NEW_TREE = (
+    "INSERT{2} INTO trees ({0}chain_id, diff_id, space_bytes, inodes, created_at)"
+    " SELECT {1}chain_id, chain_id, 4096, 1, created_at FROM tree_ingests WHERE chain_id = '{{arriving}}'"
+)
+_TREE_ARRIVED = ("UPDATE tree_ingests SET state = 'arrived' WHERE chain_id = '{arriving}'",)
+_FROM_ITS_INGEST = (
+    "a tree row comes from an ingest whose owner says that it arrived, and takes no more than was reserved"
+)
+_NEW_TREE_INGEST = (
+    "INSERT INTO tree_ingests ({0}chain_id, lease_id, reserved_bytes, reserved_inodes, created_at)"
+    " VALUES ({1}'{{new}}', {{live}}, 500, 1, '{{now}}')"
+)
+_STACK = "INSERT INTO manifest_trees VALUES ({{manifest}}, 7, {{{0}}})"
+_STACKS = (
+    "a manifest stacks on a tree when whoever unpacks it keeps that and completes; it needs to be complete, and the"
+    " position free"
+)
 _NEW_STORE = "INSERT INTO store ({0}max_bytes) VALUES ({1}0)"
 _UUID, _CREATED = "'00000000-0000-0000-0000-000000000000'", "'2026-01-01T00:00:00.000000Z'"
 
@@ -195,6 +212,53 @@ GUARDS = (
     Typed("ingests_in_use", "what somebody fetches is not thrown away", "UPDATE ingests SET state = 'discarded' WHERE digest = '{some}'", "only a partial blob that nobody owns is discarded, by whoever removes its file"),
     Typed("ingests_arrive_whole", "nothing arrives by half", "UPDATE ingests SET state = 'arrived' WHERE digest = '{some}'", "an ingest has arrived when its owner says so and all its bytes are here"),
     Typed("ingests_stay", "a live reservation stays, and so does a partial blob", "DELETE FROM ingests", "an ingest ends with its lease, or is discarded by ullage gc with its file"),
+    Typed("store_ledger", "nor those of trees", "UPDATE store SET tree_inodes = 0, reserved_inodes = 0", _COUNTED),
+    Typed("store_limit", "so does what a tree grows by", "UPDATE tree_ingests SET reserved_bytes = reserved_bytes + 50000 WHERE chain_id = '{growing}'", "storage limit exceeded"),
+    Typed("store_limit", "and a doomed tree that is taken back", "UPDATE OR IGNORE trees SET state = 'ready' WHERE id = {tree_doomed}", "storage limit exceeded", given=("UPDATE store SET max_bytes = 400000",)),
+    Typed("store_inodes", "files without a byte in them do not fill a disk either", "UPDATE tree_ingests SET reserved_inodes = reserved_inodes + 5000 WHERE chain_id = '{growing}'", "storage limit exceeded by inodes"),
+    Typed("store_inodes", "nor at once", "INSERT OR IGNORE INTO tree_ingests (chain_id, lease_id, reserved_inodes, created_at) VALUES ('{new}', {live}, 5000, '{now}')", "storage limit exceeded by inodes"),
+    Typed("trees_are_new", "a row is not replaced by its id, though the numbers were wound back", _NEW_TREE.format("id, ", "1, ", " OR REPLACE"), "that tree is here", given=(*_TREE_ARRIVED, "DELETE FROM sqlite_sequence")),
+    Typed("trees_numbered", "the last id there is would be the last tree", _NEW_TREE.format(*_LAST, ""), _NUMBERS, given=_TREE_ARRIVED),
+    Typed("trees_come_from_ingests", "a tree that is being made is not there", _NEW_TREE.format("", "", ""), _FROM_ITS_INGEST),
+    Typed("trees_come_from_ingests", "it takes no more than it reserved", _NEW_TREE.format("", "", "").replace("4096", "409600"), _FROM_ITS_INGEST, given=_TREE_ARRIVED),
+    Typed("trees_come_from_ingests", "nor more inodes", _NEW_TREE.format("", "", "").replace(" 1,", " 100,"), _FROM_ITS_INGEST, given=_TREE_ARRIVED),
+    Typed("trees_come_from_ingests", "and does not come from what a dead owner left", "INSERT OR REPLACE INTO trees (chain_id, diff_id, space_bytes, inodes, created_at) SELECT chain_id, chain_id, 0, 0, created_at FROM tree_ingests WHERE chain_id = '{half}'", _FROM_ITS_INGEST),
+    Typed("trees_start_ready", "nothing stacks on a tree before it is there", _NEW_TREE.format("referenced, ", "1, ", ""), "a new tree is ready, and named by nothing yet", given=_TREE_ARRIVED),
+    Typed("trees_immutable", "a tree takes what it takes", "UPDATE trees SET space_bytes = 0 WHERE id = {tree_garbage}", "a tree is immutable"),
+    Typed("trees_immutable", "and is of its chain", "UPDATE OR REPLACE trees SET chain_id = (SELECT chain_id FROM trees WHERE id = {tree}) WHERE id = {tree_garbage}", "a tree is immutable"),
+    Typed("trees_immutable", "and has its id, whatever that is called", "UPDATE OR REPLACE trees SET oid = {tree} WHERE id = {tree_garbage}", "a tree is immutable"),
+    Typed("trees_referenced", "what an image stacks on is not shown as garbage", "UPDATE trees SET referenced = 0 WHERE id = {tree}", "whether a tree is referenced is for its manifests to say"),
+    Typed("trees_referenced", "nor by a NULL that becomes 0", "UPDATE OR REPLACE trees SET referenced = NULL", "whether a tree is referenced is for its manifests to say"),
+    Typed("trees_in_use", "a tree that an image stacks on is not doomed", "UPDATE trees SET state = 'doomed'", "the tree is in use"),
+    Typed("trees_in_use", "nor one that a live lease keeps", "UPDATE OR IGNORE trees SET state = 'doomed' WHERE id = {tree_kept}", "the tree is in use"),
+    Typed("trees_in_use", "nor by a NULL, which is no state", "UPDATE OR REPLACE trees SET state = NULL WHERE id = {tree}", "the tree is in use"),
+    Typed("trees_step_by_step", "a directory goes after its row was doomed", "UPDATE trees SET state = 'swept' WHERE id = {tree_garbage}", "only a doomed tree is swept, by whoever removes its directory"),
+    Typed("trees_stay", "a row does not leave its directory behind", "DELETE FROM trees WHERE id = {tree_doomed}", "a tree row goes with its directory: set state to doomed, and ullage gc removes both"),
+    Typed("manifest_trees_sound", "no tree is hung on an image by hand", _STACK.format("tree_kept"), _STACKS),
+    Typed("manifest_trees_sound", "nor one that nobody keeps", _STACK.format("tree_garbage"), _STACKS, given=_COMPLETES),
+    Typed("manifest_trees_sound", "nor in the place of another", "REPLACE INTO manifest_trees VALUES ({manifest}, 0, {tree_kept})", _STACKS, given=_COMPLETES),
+    Typed("manifest_trees_sound", "nor on a manifest that is not here", "INSERT INTO manifest_trees VALUES (999, 0, {tree_kept})", _STACKS, given=_COMPLETES),
+    Typed("manifest_trees_immutable", "an image stacks on what it was unpacked to", "UPDATE manifest_trees SET tree_id = {tree_garbage} WHERE manifest_id = {manifest}", "what a manifest stacks on does not change"),
+    Typed("manifest_trees_stay", "an image that somebody has mounted keeps its trees", "DELETE FROM manifest_trees", "an image that is held keeps its trees; the view held says by whom"),
+    Typed("lease_trees_sound", "what is kept is here", "INSERT INTO lease_trees VALUES ({live}, {tree_doomed})", "a lease keeps trees that are ready"),
+    Typed("lease_trees_sound", "and kept by somebody", "INSERT OR REPLACE INTO lease_trees VALUES (999, {tree_garbage})", "a lease keeps trees that are ready"),
+    Typed("lease_trees_immutable", "nothing else is kept instead", "UPDATE lease_trees SET tree_id = {tree_garbage}", _KEEPS),
+    Typed("lease_trees_stay", "a live lease keeps what it keeps", "DELETE FROM lease_trees", _KEEPS),
+    Typed("tree_ingests_are_new", "a live ingest is not replaced", "REPLACE INTO tree_ingests (chain_id, lease_id, created_at) SELECT chain_id, lease_id, created_at FROM tree_ingests WHERE chain_id = '{growing}'", "that tree is here or on its way"),
+    Typed("tree_ingests_are_new", "what is here is not made again", "INSERT INTO tree_ingests (chain_id, lease_id, created_at) SELECT chain_id, {live}, created_at FROM trees WHERE id = {tree_doomed}", "that tree is here or on its way"),
+    Typed("tree_ingests_numbered", "the last id there is would be the last tree", _NEW_TREE_INGEST.format(*_LAST), _NUMBERS),
+    Typed("tree_ingests_need_a_lease", "a tree is made by somebody", "INSERT INTO tree_ingests (chain_id, created_at) VALUES ('{new}', '{now}')", "a tree is made for a lease"),
+    Typed("tree_ingests_need_a_lease", "who is here", "INSERT INTO tree_ingests (chain_id, lease_id, created_at) VALUES ('{new}', 999, '{now}')", "a tree is made for a lease"),
+    Typed("tree_ingests_need_a_lease", "and is not there at once", "INSERT INTO tree_ingests (chain_id, lease_id, state, created_at) VALUES ('{new}', {live}, 'arrived', '{now}')", "a tree is made for a lease"),
+    Typed("tree_ingests_immutable", "an ingest is of its chain", "UPDATE tree_ingests SET chain_id = '{new}' WHERE chain_id = '{growing}'", "an ingest keeps its identity"),
+    Typed("tree_ingests_owner", "who makes a tree goes on with it", "UPDATE tree_ingests SET lease_id = NULL WHERE chain_id = '{growing}'", "a tree is made by one lease, for as long as that lives"),
+    Typed("tree_ingests_owner", "and nobody else, not even with what the dead left", "UPDATE tree_ingests SET lease_id = {live} WHERE chain_id = '{half}'", "a tree is made by one lease, for as long as that lives"),
+    Typed("tree_ingests_grow", "what is written stays reserved", "UPDATE tree_ingests SET reserved_bytes = 0 WHERE chain_id = '{growing}'", "what is reserved for a tree grows while that is made, and is given back with its directory"),
+    Typed("tree_ingests_grow", "inodes as well, NULL or not", "UPDATE OR REPLACE tree_ingests SET reserved_inodes = NULL WHERE chain_id = '{growing}'", "what is reserved for a tree grows while that is made, and is given back with its directory"),
+    Typed("tree_ingests_grow", "and what nobody makes does not grow", "UPDATE tree_ingests SET reserved_bytes = reserved_bytes + 1 WHERE chain_id = '{half}'", "what is reserved for a tree grows while that is made, and is given back with its directory"),
+    Typed("tree_ingests_in_use", "what somebody makes is not thrown away", "UPDATE tree_ingests SET state = 'discarded' WHERE chain_id = '{growing}'", "only what nobody makes is discarded, by whoever removes its directory"),
+    Typed("tree_ingests_arrive", "what a dead owner left does not arrive", "UPDATE tree_ingests SET state = 'arrived' WHERE chain_id = '{half}'", "a tree has arrived when its owner says so"),
+    Typed("tree_ingests_stay", "a live reservation stays, and so does what a dead owner left", "DELETE FROM tree_ingests", "half a tree goes with its directory; ullage gc removes both when its owner is dead"),
 )
 
 EFFECTS = (
@@ -218,6 +282,20 @@ EFFECTS = (
     Typed("ingests_resized", "whoever goes on with a partial blob reserves the rest", "UPDATE ingests SET lease_id = {live}, reserved_bytes = size WHERE digest = '{partial}'", given=(_MORE_ROOM,)),
     Typed("ingests_discarded", "whoever removes its file ends the row", "UPDATE ingests SET state = 'discarded' WHERE digest = '{partial}'", gives=("SELECT count(*) FROM ingests WHERE digest = '{partial}'", "0")),
     Typed("ingests_gone", "and its room is free", "UPDATE ingests SET state = 'discarded' WHERE digest = '{partial}'"),
+    Typed("trees_published", "an owner publishes what arrived: the reservation becomes the tree", _NEW_TREE.format("", "", ""), given=_TREE_ARRIVED),
+    Typed("trees_published", "and a limit that was lowered meanwhile is no obstacle", _NEW_TREE.format("", "", ""), given=(*_TREE_ARRIVED, "UPDATE store SET max_bytes = 0")),
+    Typed("trees_doomed", "a tree that nothing stacks on may be doomed", "UPDATE trees SET state = 'doomed' WHERE id = {tree_garbage}"),
+    Typed("trees_taken_back", "and taken back while there is room", "UPDATE trees SET state = 'ready' WHERE id = {tree_doomed}", given=(_MORE_ROOM,)),
+    Typed("trees_swept", "whoever removes its directory ends the row", "UPDATE trees SET state = 'swept' WHERE id = {tree_doomed}", gives=("SELECT count(*) FROM trees WHERE id = {tree_doomed}", "0")),
+    Typed("trees_gone", "and its bytes are no longer on disk", "UPDATE trees SET state = 'swept' WHERE id = {tree_doomed}"),
+    Typed("manifest_trees_added", "whoever unpacks says what an image stacks on", _STACK.format("tree_kept"), given=_COMPLETES),
+    Typed("manifest_trees_gone", "an image may lose its trees, which its blobs can make again", "DELETE FROM manifest_trees WHERE manifest_id = {manifest}"),
+    Typed("manifests_gone", "and loses them when it goes", "DELETE FROM images WHERE id = {image}", gives=("SELECT count(*) FROM manifest_trees WHERE manifest_id = {manifest}", "0")),
+    Typed("leases_gone", "what a dead owner half made is nobody's", "UPDATE leases SET ended_token = token WHERE id = {dead}", gives=("SELECT count(*) FROM tree_ingests WHERE lease_id IS NULL", "2")),
+    Typed("tree_ingests_reserved", "room for a tree may be reserved by hand, for a lease", _NEW_TREE_INGEST.format("", "")),
+    Typed("tree_ingests_resized", "and grow", "UPDATE tree_ingests SET reserved_bytes = reserved_bytes + 1, reserved_inodes = reserved_inodes + 1 WHERE chain_id = '{growing}'"),
+    Typed("tree_ingests_discarded", "whoever removes its directory ends the row", "UPDATE tree_ingests SET state = 'discarded' WHERE chain_id = '{half}'", gives=("SELECT count(*) FROM tree_ingests WHERE chain_id = '{half}'", "0")),
+    Typed("tree_ingests_gone", "and its room is free", "UPDATE tree_ingests SET state = 'discarded' WHERE chain_id = '{half}'"),
 )
 
 # What a person may do. Nothing is left wrong by it.
@@ -230,6 +308,7 @@ FREEDOMS = (
     Typed("repo_tags_sound", "and taken away", "DELETE FROM repo_tags"),
     Typed("lease_images_sound", "a hold may hold one more", "INSERT INTO lease_images VALUES ({hold}, {image})"),
     Typed("lease_blobs_sound", "a lease may keep one more", "INSERT OR REPLACE INTO lease_blobs VALUES ({live}, {garbage})"),
+    Typed("lease_trees_sound", "or a tree", "INSERT OR REPLACE INTO lease_trees VALUES ({live}, {tree_garbage})"),
     Typed("leases_numbered", "an id of -1 by hand does not stop every id to come", _NEW_LEASE.format("", ""), given=(_NEW_LEASE.format(*_NEGATIVE).replace("INSERT", "INSERT OR IGNORE"),)),
 )
 
@@ -282,6 +361,23 @@ CHECKS = (
     Typed("ck_ingests_reserved_bytes", "a live pull has room for what it fetches", "UPDATE ingests SET reserved_bytes = 0 WHERE digest = '{some}'", "CHECK constraint failed: ck_ingests_reserved_bytes"),
     Typed("ck_ingests_state", "one of the states", "UPDATE ingests SET state = 'lost'", "CHECK constraint failed: ck_ingests_state"),
     Typed("ck_ingests_created_at", "a time", f"UPDATE ingests SET created_at = {_NO_TIME}", "CHECK constraint failed: ck_ingests_created_at"),
+    Typed("ck_trees_id", "no id of -1", _NEW_TREE.format(*_NEGATIVE, ""), "CHECK constraint failed: ck_trees_id", given=_TREE_ARRIVED),
+    Typed("ck_trees_chain_id", "a chain id is the name of a directory, and no NUL in it", "UPDATE trees SET chain_id = chain_id || char(0)", "CHECK constraint failed: ck_trees_chain_id", at=BARE),
+    Typed("ck_trees_diff_id", "a digest", _NEW_TREE.format("", "", "").replace("chain_id, chain_id", "chain_id, 'x'"), "CHECK constraint failed: ck_trees_diff_id", given=_TREE_ARRIVED),
+    Typed("ck_trees_space_bytes", "no negative bytes", _NEW_TREE.format("", "", "").replace("4096", "-1"), "CHECK constraint failed: ck_trees_space_bytes", given=_TREE_ARRIVED),
+    Typed("ck_trees_inodes", "no negative inodes", _NEW_TREE.format("", "", "").replace(" 1,", " -1,"), "CHECK constraint failed: ck_trees_inodes", given=_TREE_ARRIVED),
+    Typed("ck_trees_rootless", "rootless or not", _NEW_TREE.format("rootless, ", "2, ", ""), "CHECK constraint failed: ck_trees_rootless", given=_TREE_ARRIVED),
+    Typed("ck_trees_forgiven", "not less than nothing", _NEW_TREE.format("forgiven, ", "-1, ", ""), "CHECK constraint failed: ck_trees_forgiven", given=_TREE_ARRIVED),
+    Typed("ck_trees_state", "one of the states", "UPDATE trees SET state = 'lost' WHERE id = {tree_garbage}", "CHECK constraint failed: ck_trees_state"),
+    Typed("ck_trees_referenced", "named or not", "UPDATE trees SET referenced = 2", "CHECK constraint failed: ck_trees_referenced", at=BARE),
+    Typed("ck_trees_created_at", "a time", f"UPDATE trees SET created_at = {_NO_TIME}", "CHECK constraint failed: ck_trees_created_at"),
+    Typed("ck_manifest_trees_position", "positions start at 0", _STACK.format("tree_kept").replace("7", "-7"), "CHECK constraint failed: ck_manifest_trees_position", given=_COMPLETES),
+    Typed("ck_tree_ingests_id", "no id of -1", _NEW_TREE_INGEST.format(*_NEGATIVE), "CHECK constraint failed: ck_tree_ingests_id"),
+    Typed("ck_tree_ingests_chain_id", "a chain id is the name of a directory, and no NUL in it", _NEW_TREE_INGEST.format("", "").replace("'{new}'", "'{new}' || char(0)"), "CHECK constraint failed: ck_tree_ingests_chain_id"),
+    Typed("ck_tree_ingests_reserved_bytes", "nothing is reserved below zero", _NEW_TREE_INGEST.format("", "").replace("500", "-500"), "CHECK constraint failed: ck_tree_ingests_reserved_bytes"),
+    Typed("ck_tree_ingests_reserved_inodes", "nor inodes", _NEW_TREE_INGEST.format("", "").replace(" 1,", " -1,"), "CHECK constraint failed: ck_tree_ingests_reserved_inodes"),
+    Typed("ck_tree_ingests_state", "one of the states", "UPDATE tree_ingests SET state = 'lost'", "CHECK constraint failed: ck_tree_ingests_state"),
+    Typed("ck_tree_ingests_created_at", "a time", f"UPDATE tree_ingests SET created_at = {_NO_TIME}", "CHECK constraint failed: ck_tree_ingests_created_at"),
 )
 
 _UNIQUE = "UNIQUE constraint failed: "
@@ -297,6 +393,10 @@ KEYS = (
     Typed("uq_repo_digests_reference", "so does a digest", "INSERT INTO repo_digests (reference, image_id, manifest_id, digest, updated_at) SELECT reference, image_id, manifest_id, digest, updated_at FROM repo_digests", f"{_UNIQUE}repo_digests.reference"),
     Typed("uq_leases_token", "one lease of a lock", "INSERT INTO leases (token, purpose, owner, pid, created_at) SELECT token, purpose, owner, pid, created_at FROM leases", f"{_UNIQUE}leases.token", at=BARE),
     Typed("uq_ingests_digest", "a blob is fetched once", "INSERT INTO ingests (digest, size, lease_id, reserved_bytes, created_at) SELECT digest, size, {live}, size, created_at FROM ingests", f"{_UNIQUE}ingests.digest", at=BARE),
+    Typed("pk_manifest_trees", "one tree at a position", "INSERT INTO manifest_trees VALUES ({manifest}, 0, {tree_kept})", f"{_UNIQUE}manifest_trees.manifest_id, manifest_trees.position", at=BARE),
+    Typed("pk_lease_trees", "kept once", "INSERT INTO lease_trees VALUES ({live}, {tree_kept})", f"{_UNIQUE}lease_trees.lease_id, lease_trees.tree_id"),
+    Typed("uq_trees_chain_id", "one tree of a chain", "INSERT INTO trees (chain_id, diff_id, space_bytes, inodes, created_at) SELECT chain_id, diff_id, 0, 0, created_at FROM trees", f"{_UNIQUE}trees.chain_id", at=BARE),
+    Typed("uq_tree_ingests_chain_id", "a tree is made once", "INSERT INTO tree_ingests (chain_id, lease_id, created_at) SELECT chain_id, lease_id, created_at FROM tree_ingests", f"{_UNIQUE}tree_ingests.chain_id", at=BARE),
 )
 
 _NOWHERE = "FOREIGN KEY constraint failed"
@@ -314,6 +414,11 @@ FOREIGN_KEYS = (
     Typed("fk_lease_images_lease_id_leases", "by a lease", "UPDATE lease_images SET lease_id = 999", _NOWHERE, at=BARE),
     Typed("fk_lease_images_image_id_images", "of an image", "UPDATE lease_images SET image_id = 999", _NOWHERE, at=BARE),
     Typed("fk_ingests_lease_id_leases", "for a lease", "UPDATE ingests SET lease_id = 999 WHERE digest = '{some}'", _NOWHERE, at=BARE),
+    Typed("fk_manifest_trees_manifest_id_manifests", "of a manifest", "UPDATE manifest_trees SET manifest_id = 999 WHERE manifest_id = {manifest}", _NOWHERE, at=BARE),
+    Typed("fk_manifest_trees_tree_id_trees", "on a tree", "UPDATE manifest_trees SET tree_id = 999 WHERE manifest_id = {manifest}", _NOWHERE, at=BARE),
+    Typed("fk_lease_trees_lease_id_leases", "by a lease", "UPDATE lease_trees SET lease_id = 999", _NOWHERE, at=BARE),
+    Typed("fk_lease_trees_tree_id_trees", "of a tree", "UPDATE lease_trees SET tree_id = 999 WHERE tree_id = {tree_kept}", _NOWHERE, at=BARE),
+    Typed("fk_tree_ingests_lease_id_leases", "for a lease", "UPDATE tree_ingests SET lease_id = 999 WHERE chain_id = '{growing}'", _NOWHERE, at=BARE),
 )
 # fmt: on
 

@@ -277,12 +277,15 @@ def _nothing() -> StorageUsage:
     """
     from ullage.model import DEFAULT_MAX_STORAGE, StorageUsage  # noqa: PLC0415
 
-    return StorageUsage(DEFAULT_MAX_STORAGE, 0, 0, DEFAULT_MAX_STORAGE, 0, 0, 0, 0, 0, 0, 0)
+    return StorageUsage(DEFAULT_MAX_STORAGE, 0, 0, DEFAULT_MAX_STORAGE, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def _print_usage(usage: StorageUsage, reclaimable: list[dict[str, Any]]) -> None:
     counts = f"{_count(usage.image_count, 'image')}, {_count(usage.blob_count, 'blob')}"
     lines = [("limit", usage.max_bytes, ""), ("used", usage.used_bytes, counts)]
+    if usage.tree_count:
+        note = f"of the used, in {_count(usage.tree_count, 'tree')} of {_count(usage.tree_inodes, 'inode')}"
+        lines.append(("unpacked", usage.tree_bytes, note))
     if usage.registered_bytes:
         lines.append(("registered", usage.registered_bytes, "of the used, kept elsewhere by a host"))
     lines.append(
@@ -296,11 +299,15 @@ def _print_usage(usage: StorageUsage, reclaimable: list[dict[str, Any]]) -> None
         emit(f"{name:<10}  {human(size):>{width}}  {note}".rstrip())
     emit("")
     # Blobs that no image names take room and are shared by nobody; doomed ones are not among the used.
-    idle = sum(row["bytes"] for row in reclaimable if row["kind"] == "blob") - usage.doomed_bytes
-    saved = max(0, usage.logical_bytes - (usage.used_bytes - idle))
+    idle = _total(reclaimable, "blob") - (usage.doomed_bytes - _total(reclaimable, "doomed tree"))
+    saved = max(0, usage.logical_bytes - (usage.blob_bytes + usage.registered_bytes - idle))
     emit(f"sharing saves {human(saved)}: alone, the images would take {human(usage.logical_bytes)}")
     free = sum(row["bytes"] for row in reclaimable)
     emit(f"`ullage gc` would free {human(free)}")
+
+
+def _total(reclaimable: list[dict[str, Any]], kind: str) -> int:
+    return sum(row["bytes"] for row in reclaimable if row["kind"] == kind)
 
 
 def _storage_by_image(service: ImageService) -> list[tuple[ImageStorage, ImageStatus]]:
