@@ -87,6 +87,7 @@ def test_inspect_prints_status_config_manifest_and_storage(ullage, pulled):
             "id": listed["id"],
             "image_id": pulled.image_id,
             "size": pulled.size,
+            "tree_bytes": 0,
             "shared_bytes": 0,
             "exclusive_bytes": pulled.size,
         },
