@@ -135,6 +135,26 @@ class BlobFiles:
         with translated():
             return Ingest(self.ingest_path(digest), digest, size)
 
+    def write_piece(self, digest: Digest, data: bytes) -> None:
+        """
+        A piece of a stream that is spooled, in the file of an ingest that is ours and is never published.
+        """
+        with translated(), self.ingest_path(digest).open("wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+
+    def read_piece(self, digest: Digest, offset: int, size: int) -> bytes:
+        """
+        Bytes of such a piece.
+        """
+        with translated():
+            descriptor = os.open(self.ingest_path(digest), os.O_RDONLY)
+            try:
+                return os.pread(descriptor, size, offset)
+            finally:
+                os.close(descriptor)
+
     def received_bytes(self, digest: Digest, size: int) -> int:
         """
         How much of a partial blob is here. A file that was renamed, but whose row never came, is moved back.

@@ -36,6 +36,7 @@ __all__ = [
     "list_in",
     "object_in",
     "platform_in",
+    "read_list",
     "read_object",
     "strings_in",
     "text_in",
@@ -81,7 +82,7 @@ class Descriptor:
             )
 
 
-def read_object(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
     """
     The JSON object that *raw* is.
 
@@ -89,8 +90,25 @@ def read_object(raw: bytes) -> dict[str, Any]:
         InvalidManifest: it is too large, no JSON, no object, or none that two
             readers would understand alike.
     """
-    if len(raw) > MAX_DOCUMENT_BYTES:
-        raise InvalidManifest(f"document too large: {len(raw)} bytes, limit {MAX_DOCUMENT_BYTES}")
+    value = _read(raw, max_bytes)
+    if not isinstance(value, dict):
+        raise InvalidManifest(f"document: expected an object, got {_kind(value)}")
+    return value
+
+
+def read_list(raw: bytes, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> list[Any]:
+    """
+    The JSON list that *raw* is. Raises as `read_object` does.
+    """
+    value = _read(raw, max_bytes)
+    if not isinstance(value, list):
+        raise InvalidManifest(f"document: expected a list, got {_kind(value)}")
+    return value
+
+
+def _read(raw: bytes, max_bytes: int) -> object:
+    if len(raw) > max_bytes:
+        raise InvalidManifest(f"document too large: {len(raw)} bytes, limit {max_bytes}")
     try:
         text = raw.decode()
         value = json.loads(
@@ -102,8 +120,6 @@ def read_object(raw: bytes) -> dict[str, Any]:
         raise InvalidManifest("document nested too deep") from error
     except ValueError as error:
         raise InvalidManifest(f"document is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidManifest(f"document: expected an object, got {_kind(value)}")
     return value
 
 

@@ -24,6 +24,7 @@ Every exception that this package raises.
                 SizeMismatch                                                     22
                 InvalidManifest                                                  23
                 UnsafeLayer                                                      24
+                InvalidArchive                                                   26
         StoreError                       the store itself                        30
             StoreBusy                    the write lock was not free in time     31
             StoreCorrupt                 an invariant does not hold              32
@@ -50,6 +51,7 @@ __all__ = [
     "ImageError",
     "ImageInUse",
     "ImageNotFound",
+    "InvalidArchive",
     "InvalidConfiguration",
     "InvalidManifest",
     "InvalidProcess",
@@ -440,6 +442,19 @@ class UnsafeLayer(ContentError):
     def __init__(self, message: str, *, entry: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.entry = entry
+
+
+class InvalidArchive(ContentError):
+    """
+    No image layout and no archive, or one that contradicts itself; ``path`` is where it is.
+    """
+
+    exit_code = 26
+    hint = "an OCI layout, an OCI archive or what `docker save` writes is what can be read"
+
+    def __init__(self, message: str, *, path: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
 
 
 class StoreError(ImageError):

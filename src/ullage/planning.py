@@ -11,7 +11,7 @@ from ullage.errors import DiskFull, StorageLimitExceeded
 from ullage.model import PlannedBlob, PullPlan
 from ullage.recovery import owner_name
 from ullage.repository import Claims, Owner
-from ullage.resolve import Plan, Resolver
+from ullage.resolve import Plan, Resolver, Target
 
 if TYPE_CHECKING:
     from ullage.blobs import BlobFiles
@@ -41,16 +41,16 @@ def plan_pull(
     Raises:
         What resolving raises. That it does not fit is an answer, not an exception.
     """
-    reference = spec.normalised()
-    repo = registry.repo(reference, auth=auth)
-    plan = Resolver(repository, files, repo, spec, platform, every=every, look_only=True).resolve()
+    target = Target.of(spec)
+    repo = registry.repo(spec.normalised(), auth=auth)
+    plan = Resolver(repository, files, repo, target, platform, every=every, look_only=True).resolve()
     assert isinstance(plan, Plan), "who only looks is not told that it is here"
     wanted = plan.wanted
     lock = files.new_lease()
     refusal = None
     try:
         owner = Owner(lock.token, owner_name(), os.getpid())
-        claims = repository.rehearse(owner, str(reference), wanted, files, evict=evict)
+        claims = repository.rehearse(owner, target.shown, wanted, files, evict=evict)
     except (StorageLimitExceeded, DiskFull) as error:
         refusal = error.message
         here = frozenset(digest for digest in wanted if repository.ready(digest))
@@ -62,7 +62,7 @@ def plan_pull(
         return sum(size for digest, size in wanted.items() if digest in digests)
 
     return PullPlan(
-        reference=str(reference),
+        reference=target.shown,
         digest=plan.naming.digest,
         platform=plan.naming.platform,
         blobs=tuple(

@@ -44,12 +44,10 @@ if TYPE_CHECKING:
     from ullage.blobs import BlobFiles
     from ullage.digest import Digest
     from ullage.ingest import Ingest
-    from ullage.model import AuthConfig, ProgressCallback
+    from ullage.model import ProgressCallback
     from ullage.platform import Platform
-    from ullage.reference import ImageSpec
-    from ullage.registry import RegistryClient
     from ullage.repository import Claims, ImageRepository
-    from ullage.resolve import Plan
+    from ullage.resolve import Plan, Repo, Target
 
 __all__ = ["Pull"]
 
@@ -71,6 +69,8 @@ class Pull:
     One pull. `run` it once.
 
     Args:
+        repo: who is asked: a registry's repo, or an image of a layout or archive.
+        target: what for, and what it is to be called.
         platform: the one that was asked for, None for this machine's.
         every: the other platforms' images as well, all in one admission and one completion.
         deadline: of `time.monotonic`, None for none.
@@ -83,9 +83,8 @@ class Pull:
         *,
         repository: ImageRepository,
         files: BlobFiles,
-        registry: RegistryClient,
-        spec: ImageSpec,
-        auth: AuthConfig | None,
+        repo: Repo,
+        target: Target,
         platform: Platform | None,
         deadline: float | None,
         cancel: threading.Event | None,
@@ -96,10 +95,9 @@ class Pull:
     ) -> None:
         self._repository = repository
         self._files = files
-        self._spec = spec
-        self._reference = spec.normalised()
-        self._repo = registry.repo(self._reference, auth=auth)
-        self._resolver = Resolver(repository, files, self._repo, spec, platform, every=every)
+        self._target = target
+        self._repo = repo
+        self._resolver = Resolver(repository, files, repo, target, platform, every=every)
         self._deadline = deadline
         self._cancel = cancel
         self._on_progress = on_progress
@@ -162,10 +160,8 @@ class Pull:
     # ------------------------------------------------------------------ admit
 
     def _admit(self, owner: Owner, wanted: dict[Digest, int]) -> Claims:
-        reference = str(self._reference)
-
         def admit() -> Claims:
-            return self._repository.admit(owner, reference, wanted, self._files, evict=self._evict)
+            return self._repository.admit(owner, self._target.shown, wanted, self._files, evict=self._evict)
 
         try:
             claims = admit()
@@ -188,9 +184,7 @@ class Pull:
             _log.info("evicted %s: freed %d bytes", each.image_id, each.freed_bytes)
         if claims.evicted and self._on_progress is not None:
             self._on_progress(
-                PullProgress(
-                    reference=str(self._reference), status=PullStatus.PENDING, evicted=claims.evicted
-                )
+                PullProgress(reference=self._target.shown, status=PullStatus.PENDING, evicted=claims.evicted)
             )
 
     # ------------------------------------------------------------------ fetch
@@ -357,9 +351,9 @@ class Pull:
 
     def _check_time(self) -> None:
         if self._cancel is not None and self._cancel.is_set():
-            raise PullCancelled(f"the pull of {self._reference.familiar} was cancelled")
+            raise PullCancelled(f"the pull of {self._target.familiar} was cancelled")
         if self._deadline is not None and time.monotonic() > self._deadline:
-            raise PullCancelled(f"the pull of {self._reference.familiar} did not end before its deadline")
+            raise PullCancelled(f"the pull of {self._target.familiar} did not end before its deadline")
 
     def _show(self, token: str) -> None:
         self._tell(PullStatus.DOWNLOADING)
@@ -386,7 +380,7 @@ class Pull:
         self, status: PullStatus, received: dict[Digest, int], blob: Digest | None, done: int
     ) -> PullProgress:
         return PullProgress(
-            reference=str(self._reference),
+            reference=self._target.shown,
             status=status,
             done_bytes=sum(received.values()),
             total_bytes=sum(self._sizes.values()),

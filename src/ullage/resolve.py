@@ -7,7 +7,7 @@ One HEAD where the registry knows it; documents that are here are read from here
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ullage.digest import Digest, Hasher, digest_of
 from ullage.errors import DigestMismatch, InvalidManifest, NoMatchingPlatform, SizeMismatch, StoreCorrupt
@@ -26,15 +26,58 @@ from ullage.platform import Platform
 from ullage.repository import Edge, Naming
 
 if TYPE_CHECKING:
+    from ullage.archive import SourceRepo
     from ullage.blobs import BlobFiles
     from ullage.model import ImageStatus
-    from ullage.reference import ImageSpec
+    from ullage.reference import ImageSpec, Reference
     from ullage.registry import RegistryRepo
     from ullage.repository import ImageRepository
 
-__all__ = ["Plan", "Resolver"]
+__all__ = ["Plan", "Repo", "Resolver", "Target"]
 
 _CHUNK_BYTES: Final = 256 * 1024
+
+#: Who is asked: a registry, or a layout or an archive in its place.
+Repo: TypeAlias = "RegistryRepo | SourceRepo"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """
+    What is asked for, and what it is to be called.
+
+    Args:
+        ref: what the repo knows it by: a tag or a digest.
+        spec: as it was typed, for the row of a new image.
+        reference: its name here; None for an image that gets none.
+        shown: what it is called in messages and in rows of work under way.
+    """
+
+    ref: str
+    spec: ImageSpec
+    reference: Reference | None
+    shown: str
+
+    @classmethod
+    def of(cls, spec: ImageSpec) -> Target:
+        """
+        What a registry has under the name that *spec* is, and that name for it.
+        """
+        reference = spec.normalised()
+        ref = reference.digest or reference.tag
+        assert ref is not None, "a normalised reference has one"
+        return cls(ref, spec, reference, str(reference))
+
+    @property
+    def familiar(self) -> str:
+        return self.shown if self.reference is None else self.reference.familiar
+
+    @property
+    def digest(self) -> Digest | None:
+        """
+        What it has to be, where it was asked for by digest.
+        """
+        return Digest(self.ref) if ":" in self.ref else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +136,8 @@ class Resolver:
         self,
         repository: ImageRepository,
         files: BlobFiles,
-        repo: RegistryRepo,
-        spec: ImageSpec,
+        repo: Repo,
+        target: Target,
         asked: Platform | None,
         *,
         every: bool = False,
@@ -103,8 +146,7 @@ class Resolver:
         self._repository = repository
         self._files = files
         self._repo = repo
-        self._spec = spec
-        self._reference = spec.normalised()
+        self._target = target
         self._asked = asked
         self._every = every
         self._look_only = look_only
@@ -119,12 +161,11 @@ class Resolver:
             ManifestUnknown, AuthenticationFailed, RegistryUnavailable: the registry's answer.
             NoMatchingPlatform, UnsupportedContent, ContentError: what it sent cannot be pulled.
         """
-        ref = self._reference.digest or self._reference.tag
-        assert ref is not None, "a normalised reference has one"
+        ref, asked_digest = self._target.ref, self._target.digest
         head = self._repo.head_manifest(ref)
         if head is not None:
             # What was asked for by digest is held to that, whatever the registry calls it.
-            digest = self._reference.digest or head.digest
+            digest = asked_digest or head.digest
             # That one image is here says nothing of the other platforms'.
             if not (self._look_only or self._every) and (here := self._here(digest)) is not None:
                 return here
@@ -132,7 +173,7 @@ class Resolver:
         else:
             fetched = self._repo.get_manifest(ref)
             raw, media_type = fetched.raw, fetched.media_type
-            digest = self._reference.digest or fetched.digest or digest_of(raw)
+            digest = asked_digest or fetched.digest or digest_of(raw)
         return self._plan(parse_document(raw, media_type=media_type, digest=digest))
 
     def _here(self, digest: Digest) -> ImageStatus | None:
@@ -141,9 +182,12 @@ class Resolver:
         """
         asked = None if self._asked is None else self._asked.normalised().format_all()
         platform = self._platform.normalised().format_all()
-        known = self._repository.known(
-            self._reference, platform=platform, digest=digest, or_unasked=asked is None
-        )
+        reference = self._target.reference
+        known = None
+        if reference is not None:
+            known = self._repository.known(
+                reference, platform=platform, digest=digest, or_unasked=asked is None
+            )
         if known is not None or not self._repository.ready(digest):
             return known
         return self._repository.adopt(self._naming(digest, self._platform), asked=asked)
@@ -188,15 +232,16 @@ class Resolver:
         """
         if is_image_config(manifest.config.media_type):
             self._check_config(manifest, chosen=True)
+        reference = self._target.reference
         return Plan(
             manifest=manifest,
             documents={},
             indexes=tuple(Edge(each.digest, len(each.raw), "index", each.media_type) for each in path),
             naming=Naming(
-                spec_image_name=self._spec.image_name,
+                spec_image_name="" if reference is None else self._target.spec.image_name,
                 spec_tag="",
-                spec_digest=manifest.digest,
-                repo=self._reference.name,
+                spec_digest="" if reference is None else manifest.digest,
+                repo=None if reference is None else reference.name,
                 repo_tag=None,
                 digest=manifest.digest,
                 platform=None,
@@ -204,12 +249,13 @@ class Resolver:
         )
 
     def _naming(self, digest: Digest, platform: Platform | None) -> Naming:
+        spec, reference = self._target.spec, self._target.reference
         return Naming(
-            spec_image_name=self._spec.image_name,
-            spec_tag=self._spec.tag,
-            spec_digest=self._spec.digest,
-            repo=self._reference.name,
-            repo_tag=None if self._reference.digest else str(self._reference),
+            spec_image_name=spec.image_name,
+            spec_tag=spec.tag,
+            spec_digest=spec.digest,
+            repo=None if reference is None else reference.name,
+            repo_tag=None if reference is None or reference.digest else str(reference),
             digest=digest,
             platform=None if platform is None else platform.normalised().format_all(),
         )
@@ -224,7 +270,7 @@ class Resolver:
         own = parse_config(self._config(manifest.config)).platform.normalised()
         if own != self._platform.normalised():
             raise NoMatchingPlatform(
-                f"{self._reference.familiar} is an image for {own}, not for {self._platform}",
+                f"{self._target.familiar} is an image for {own}, not for {self._platform}",
                 platform=str(self._platform),
                 available=(str(own),),
             )

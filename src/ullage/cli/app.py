@@ -5,6 +5,7 @@ The command itself: which commands there are, and the one door that everything l
 from __future__ import annotations
 
 import difflib
+import keyword
 import os
 import sys
 from importlib import import_module
@@ -41,6 +42,7 @@ _HOMES: Final = {
     "doctor": "care",
     "login": "login",
     "logout": "login",
+    "import": "carry",
     "demo": "demo",
 }
 
@@ -57,7 +59,9 @@ class _Commands(click.Group):
         home = _HOMES.get(cmd_name)
         if home is None:
             return None
-        command = getattr(import_module(f"ullage.cli.{home}"), cmd_name)
+        # `import` is a word of Python's own: its function has a line behind its name.
+        attribute = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
+        command = getattr(import_module(f"ullage.cli.{home}"), attribute)
         assert isinstance(command, click.Command), "the table above says so"
         return command
 

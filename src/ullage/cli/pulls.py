@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
 from ullage.cli import signals
+from ullage.cli.carry import bring
 from ullage.cli.failures import describe, tell
 from ullage.cli.opening import StoreCommand, changing, current_root, rehearsing, there_is_a_store
 from ullage.cli.output import emit, emit_json, say
@@ -35,6 +36,7 @@ __all__ = ["pull"]
       ullage pull --platform linux/arm64 --policy always alpine:3.20
       ullage pull registry.example:5000/app:1 --plain-http
       ullage pull alpine --hosts-dir /etc/containerd/certs.d
+      ullage pull oci:layout:latest docker-archive:images.tar
       pass show registry | ullage pull registry.example/app:1 --creds me --creds-stdin""",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
@@ -96,12 +98,14 @@ def pull(
     """
     Pull images from their registries.
 
+    IMAGE may also be oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REF], as for `ullage import`.
     Prints the id of each image. What is here already is not fetched again, and whether the rest fits under
     the storage limit is decided before the first byte. A pull that fails or is interrupted leaves no image;
     what it had received of large blobs stays, counted, and the next pull goes on from there. After a failure
     the other images are still pulled; the exit code is that of the first failure.
     """
-    auth = _auth(creds, images, from_stdin=creds_stdin)
+    places = _places(images, refused=dry_run or policy == "never")
+    auth = _auth(creds, tuple(each for each in images if each not in places), from_stdin=creds_stdin)
     if policy == "never" and not there_is_a_store(current_root()):
         raise ImageNotFound(f"{images[0]} is not here, and may not be pulled", image=images[0])
     from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
@@ -109,9 +113,7 @@ def pull(
     if dry_run:
         with rehearsing(registry=reach.client()) as service:
             plans = [service.plan_pull(image, auth=auth, platform=platform, evict=evict) for image in images]
-        for plan in plans:
-            emit_json(plan) if as_json else _print_plan(plan)
-        return 0 if all(plan.fits for plan in plans) else StorageLimitExceeded.exit_code
+        return _print_plans(plans, as_json=as_json)
 
     exit_code = 0
     cancel = threading.Event()
@@ -119,30 +121,60 @@ def pull(
         changing(registry=reach.client()) as service,
         signals.gently(cancel.set) as stop,
     ):
+
+        def pull_one(image: str) -> list[ImageStatus]:
+            how = _How(platform=platform, evict=evict, timeout=timeout, cancel=cancel)
+            if image in places:
+                return bring(service, image, quiet=quiet, **how)
+            with progress(image, quiet=quiet) as shown:
+                status = service.pull_image(
+                    image, auth=auth, policy=PullPolicy(policy), on_progress=shown, **how
+                )
+            if not quiet:
+                say(shown.summary(status))
+            return [status]
+
         for image in images:
             try:
-                with progress(image, quiet=quiet) as shown:
-                    status = service.pull_image(
-                        image,
-                        auth=auth,
-                        platform=platform,
-                        policy=PullPolicy(policy),
-                        timeout=timeout,
-                        cancel=cancel,
-                        on_progress=shown,
-                        evict=evict,
-                    )
+                for status in pull_one(image):
+                    _print(status, as_json=as_json)
             except ImageError as error:
                 stop.check()
                 failure = describe(error)
                 tell(failure, about=image if len(images) > 1 else "")
                 exit_code = exit_code or failure.exit_code
             else:
-                if not quiet:
-                    say(shown.summary(status))
-                _print(status, as_json=as_json)
                 stop.check()
     return exit_code
+
+
+class _How(TypedDict):
+    """
+    What is the same for a registry and for an archive.
+    """
+
+    platform: str | None
+    evict: bool
+    timeout: float | None
+    cancel: threading.Event
+
+
+def _places(images: tuple[str, ...], *, refused: bool) -> set[str]:
+    """
+    Those of *images* that are layouts and archives.
+
+    Raises:
+        UsageError: there are some, and they are *refused*.
+    """
+    from ullage.archive import Place  # noqa: PLC0415 -- see opening.py
+
+    places = {image for image in images if Place.named(image) is not None}
+    if places and refused:
+        raise click.UsageError(
+            "a layout or an archive is always read: --dry-run and --policy never are for registries",
+            click.get_current_context(),
+        )
+    return places
 
 
 def _print(status: ImageStatus, *, as_json: bool) -> None:
@@ -151,6 +183,12 @@ def _print(status: ImageStatus, *, as_json: bool) -> None:
     else:
         emit(status.image_id)
     sys.stdout.flush()  # whoever reads along need not wait for the other images
+
+
+def _print_plans(plans: list[PullPlan], *, as_json: bool) -> int:
+    for plan in plans:
+        emit_json(plan) if as_json else _print_plan(plan)
+    return 0 if all(plan.fits for plan in plans) else StorageLimitExceeded.exit_code
 
 
 def _print_plan(plan: PullPlan) -> None:

@@ -117,9 +117,9 @@ def bundle(
     """
     Make DIR a bundle of IMAGE that a runtime starts.
 
-    DIR gets `rootfs`, as `ullage unpack` makes it, and the `config.json` of an OCI runtime (crun, runc), made of the image's config: variables, user,
-    working directory, entrypoint and command, labels. ARGS replace the image's command. With --rootless the
-    container has a user namespace, in which root is you.
+    DIR gets `rootfs`, as `ullage unpack` makes it, and the `config.json` of an OCI runtime (crun, runc), made of
+    the image's config: variables, user, working directory, entrypoint and command, labels. ARGS replace the
+    image's command. With --rootless the container has a user namespace, in which root is you.
     """
     from ullage.runtime_config import BundleOptions  # noqa: PLC0415 -- see opening.py
 

@@ -16,6 +16,7 @@ from ullage.layer.reading import read_inside, write_new
 from ullage.layer.refused import translated
 from ullage.layer.stream import LayerStream, Readable
 from ullage.layer.syscalls import spread_directories, sync_filesystem
+from ullage.layer.tar import Blocks, Entry, Kind, TarReader
 from ullage.layer.unpack import (
     LayerBlob,
     apply_overlays,
@@ -26,14 +27,18 @@ from ullage.layer.unpack import (
 
 __all__ = [
     "ApplyOptions",
+    "Blocks",
     "Budget",
     "ComposeResult",
+    "Entry",
     "IdRange",
+    "Kind",
     "LayerBlob",
     "LayerResult",
     "LayerStream",
     "Limits",
     "Readable",
+    "TarReader",
     "Unlimited",
     "apply_layer",
     "apply_overlay",

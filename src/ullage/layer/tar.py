@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from zlib import adler32
 
 from ullage.errors import UnsafeLayer
@@ -35,9 +35,7 @@ from ullage.layer.refused import Refused, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ullage.layer.stream import LayerStream
-
-__all__ = ["Entry", "Kind", "TarReader"]
+__all__ = ["Blocks", "Entry", "Kind", "TarReader"]
 
 _BLOCK: Final = 512
 _ZEROS: Final = bytes(_BLOCK)
@@ -93,6 +91,22 @@ class Entry:
     unused_ns: int = 0
 
 
+class Blocks(Protocol):
+    """
+    Where the bytes come from: `ullage.layer.LayerStream`, or whatever else can go on.
+    """
+
+    def take(self, size: int, /) -> bytes:
+        """
+        Exactly *size* bytes, or what there is before the end.
+        """
+
+    def skip(self, size: int, /) -> bool:
+        """
+        Pass over *size* bytes; False when the stream ends before.
+        """
+
+
 class TarReader:
     """
     The entries of a stream, one after the other.
@@ -104,7 +118,7 @@ class TarReader:
         UnsafeLayer: a header is none, the stream stops early, or there are more than *max_entries* headers.
     """
 
-    def __init__(self, stream: LayerStream, *, max_entries: int, max_overhead_bytes: int) -> None:
+    def __init__(self, stream: Blocks, *, max_entries: int, max_overhead_bytes: int) -> None:
         self._stream = stream
         self._max_headers = max_entries
         self._max_overhead_bytes = max_overhead_bytes

@@ -271,6 +271,8 @@ class Pulls(Records):
             raise StoreCorrupt("blobs of a live pull are gone from the database")
 
     def _name(self, connection: Connection, naming: Naming, *, image_row_id: int, manifest_id: int) -> None:
+        if naming.repo is None:
+            return
         now = self._now()
         resolved: dict[str, Any] = {
             "manifest_id": manifest_id,

@@ -70,14 +70,15 @@ class Naming:
     """
     How an image gets its names: the normalised references and what the registry resolved them to.
 
-    ``repo_tag`` is None for a pull by digest; ``repo_digest`` names ``digest``, an index's or a manifest's.
+    ``repo`` is None for an image that gets no name; ``repo_tag`` for a pull by digest. ``repo_digest`` names
+    ``digest``, an index's or a manifest's.
     ``platform`` is the one that was asked for.
     """
 
     spec_image_name: str
     spec_tag: str
     spec_digest: str
-    repo: str
+    repo: str | None
     repo_tag: str | None
     digest: Digest
     platform: str | None

@@ -37,6 +37,9 @@ from ullage.pull import Pull
 from ullage.recovery import collect, reap, recover, with_headroom
 from ullage.reference import ImageSpec
 from ullage.registry import RegistryClient
+from ullage.resolve import Target
+from ullage.service.carrying import Carrying
+from ullage.service.handle import platform_choice
 from ullage.service.storing import Storing, check_limit
 from ullage.service.unpacking import Unpacking
 from ullage.simulated import SimulatedRegistry
@@ -52,11 +55,9 @@ __all__ = ["ImageService"]
 
 #: One page of the smallest kind.
 _SMALLEST_DATABASE_BYTES: Final = 512
-#: What stands for every platform, where one may be named.
-ALL_PLATFORMS: Final = "all"
 
 
-class ImageService(Unpacking, Storing):
+class ImageService(Carrying, Unpacking, Storing):
     """
     A store of container images under one directory.
 
@@ -184,7 +185,7 @@ class ImageService(Unpacking, Storing):
             StoreError: the store could not do it.
         """
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
-        asked, every = _platform(platform)
+        asked, every = platform_choice(platform)
         known = self._known(spec, asked, policy, every=every)
         if known is not None:
             return self._used(known)
@@ -197,9 +198,8 @@ class ImageService(Unpacking, Storing):
         status = Pull(
             repository=self._repository,
             files=self._files,
-            registry=self._registry,
-            spec=spec,
-            auth=auth,
+            repo=self._registry.repo(spec.normalised(), auth=auth),
+            target=Target.of(spec),
             platform=asked,
             deadline=deadline,
             cancel=cancel,
@@ -228,7 +228,7 @@ class ImageService(Unpacking, Storing):
                 want of room.
         """
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
-        asked, every = _platform(platform)
+        asked, every = platform_choice(platform)
         if isinstance(self._registry, SimulatedRegistry):
             raise UnsupportedContent("a simulated registry has nothing to plan")
         return plan_pull(
@@ -319,15 +319,6 @@ class ImageService(Unpacking, Storing):
                 raise
             collect(self._repository, self._files)
         return register()
-
-
-def _platform(platform: str | Platform | None) -> tuple[Platform | None, bool]:
-    """
-    The platform to choose, None for this machine's; and whether those of all others are wanted, too.
-    """
-    if platform == ALL_PLATFORMS:
-        return None, True
-    return Platform.parse(platform) if isinstance(platform, str) else platform, False
 
 
 def _require_content(digest: Digest | None) -> None:

@@ -1,0 +1,125 @@
+"""
+``import``: images from directories and archives.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from ullage.cli import signals
+from ullage.cli.opening import StoreCommand, changing
+from ullage.cli.output import emit, emit_json, say, short
+from ullage.cli.progress import progress
+from ullage.sizes import human
+
+if TYPE_CHECKING:
+    from ullage.model import ImageStatus
+    from ullage.service import ImageService
+
+__all__ = ["bring", "import_"]
+
+
+@click.command(
+    "import",
+    cls=StoreCommand,
+    epilog="""\b
+    Examples:
+      ullage import images.tar                     what docker save or podman save wrote
+      ullage import oci:layout:latest --as app:1   one image of an OCI layout
+      docker save app:1 | ullage import -""",
+)
+@click.argument("path")
+@click.option(
+    "--as",
+    "name",
+    metavar="NAME",
+    help="What to call the image. Without a tag, each image gets the tag that it has there.",
+)
+@click.option(
+    "--platform",
+    metavar="OS/ARCH",
+    help="The platform to choose; `all` for every one of them. Default: this machine's.",
+)
+@click.option(
+    "--evict",
+    is_flag=True,
+    help="Let images go to make room: the least recently used first, never one that is pinned or held.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each image, one a line.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long all of it may take. Default: for ever.",
+)
+def import_(
+    *,
+    path: str,
+    name: str | None,
+    platform: str | None,
+    evict: bool,
+    quiet: bool,
+    as_json: bool,
+    timeout: float | None,
+) -> None:
+    """
+    Bring in the images of a directory or an archive.
+
+    PATH is an OCI layout, an OCI archive or a Docker archive, compressed or not: it is looked at. oci:DIR[:TAG],
+    oci-archive:FILE[:TAG] and docker-archive:FILE[:REF] say which, and choose one image; - is a pipe. Prints the
+    id of each image. What is here already is not read again, and whether the rest fits under the storage limit
+    is decided before the first byte, as in a pull.
+    """
+    cancel = threading.Event()
+    with changing() as service, signals.gently(cancel.set) as stop:
+        try:
+            found = bring(
+                service,
+                path,
+                name=name,
+                platform=platform,
+                evict=evict,
+                quiet=quiet,
+                timeout=timeout,
+                cancel=cancel,
+            )
+        finally:
+            stop.check()
+        for image in found:
+            emit_json(image) if as_json else emit(image.image_id)
+
+
+def bring(
+    service: ImageService,
+    path: str,
+    *,
+    name: str | None = None,
+    platform: str | None,
+    evict: bool,
+    quiet: bool,
+    timeout: float | None,
+    cancel: threading.Event,
+) -> list[ImageStatus]:
+    """
+    Import, and say on stderr how far it is and what came of it.
+    """
+    with progress(path, quiet=quiet) as shown:
+        found = service.import_images(
+            path,
+            name=name,
+            platform=platform,
+            timeout=timeout,
+            cancel=cancel,
+            on_progress=shown,
+            evict=evict,
+        )
+    for image in [] if quiet else found:
+        names = " ".join(image.repo_tags) or f"{short(image.image_id)}, without a name"
+        say(f"{path}: {names}: {human(image.size)}")
+    sys.stdout.flush()
+    return found

@@ -1,0 +1,154 @@
+"""
+The verbs that carry images in and out without a registry.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ullage.archive import Place, open_source, reference_of
+from ullage.errors import InvalidReference, PullCancelled
+from ullage.pull import Pull
+from ullage.reference import ImageSpec, parse_normalized
+from ullage.resolve import Target
+from ullage.service.changing import Changing
+from ullage.service.handle import platform_choice
+from ullage.spool import Spool
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+    from ullage.archive import Listed, Source
+    from ullage.model import ImageStatus, ProgressCallback
+    from ullage.platform import Platform
+
+__all__ = ["Carrying"]
+
+
+class Carrying(Changing):
+    """
+    The part of `ImageService` that is about images in directories and archives.
+    """
+
+    def import_images(
+        self,
+        source: str | os.PathLike[str] | Place,
+        *,
+        name: str | None = None,
+        platform: str | Platform | None = None,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+        on_progress: ProgressCallback | None = None,
+        evict: bool | None = None,
+    ) -> list[ImageStatus]:
+        """
+        Have the images of an OCI layout, an OCI archive or a Docker archive; in its order.
+
+        Each is admitted, verified, deduplicated and accounted as in a pull, and those before one that fails stay. An
+        image gets the names that it has there; one without a name, or with a tag alone, is known by its id.
+
+        Args:
+            source: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE[:REF]``, or the path of one
+                of them, which is looked at; ``-`` is standard input. An archive may be compressed with gzip or zstd.
+                A pipe or a compressed archive is spooled in the store first, and charged meanwhile.
+            name: what to call the image, instead of its names there. Without a tag it is a repo, and an image that
+                has a tag alone there gets that tag.
+            platform: ``os/arch[/variant]`` to choose from indexes; this machine's by default; ``all`` as in a pull.
+            timeout: seconds for all of it.
+            cancel: set it, from any thread, to end it.
+            on_progress: called as in a pull.
+            evict: whether the least recently used images may go to make room; as the service was opened by default.
+
+        Raises:
+            InvalidArchive: nothing that can be read is there, or it contradicts itself.
+            ManifestUnknown: it has no image of that tag.
+            PullFailed: an image in it is broken, for another platform, or does not fit; see its subclasses.
+            InvalidReference: *name* or *platform* does not parse, or *name* would be that of several images.
+            StoreError: the store could not do it.
+        """
+        place = source if isinstance(source, Place) else Place.parse(os.fspath(source))
+        asked, every = platform_choice(platform)
+        self._database.require_writable()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        evicts = self._policy is not None if evict is None else evict
+
+        def check() -> None:
+            if cancel is not None and cancel.is_set():
+                raise PullCancelled(f"the import of {place} was cancelled")
+            if deadline is not None and time.monotonic() > deadline:
+                raise PullCancelled(f"the import of {place} did not end before its deadline")
+
+        def spool(pieces: Iterator[bytes], where: str) -> Spool:
+            return Spool.of(self._repository, self._files, pieces, where=where, evict=evicts)
+
+        def pull(opened: Source, image: Listed, target: Target) -> ImageStatus:
+            return Pull(
+                repository=self._repository,
+                files=self._files,
+                repo=opened.repo(image),
+                target=target,
+                platform=asked,
+                deadline=deadline,
+                cancel=cancel,
+                on_progress=on_progress,
+                evict=evicts,
+                every=every,
+                patience=self._database.patience,
+            ).run()
+
+        with open_source(place, spool=spool, check=check) as opened:
+            images = opened.choose(place.name)
+            named = [(image, _targets(image, name, opened.where, of=len(images))) for image in images]
+            return [self._all_names(image, targets, opened, pull) for image, targets in named]
+
+    def _all_names(
+        self,
+        image: Listed,
+        targets: list[Target],
+        source: Source,
+        pull: Callable[[Source, Listed, Target], ImageStatus],
+    ) -> ImageStatus:
+        """
+        The image under each of its names: the first brings it, and the others cost a row.
+        """
+        for target in targets:
+            status = pull(source, image, target)
+        return self._used(status)
+
+
+def _targets(image: Listed, name: str | None, where: str, *, of: int) -> list[Target]:
+    """
+    What an image is to be called here: at least one target, whose reference is None where it gets no name.
+
+    Raises:
+        InvalidReference: *name* would be that of several images.
+    """
+    digest = image.descriptor.digest
+    if name is not None and parse_normalized(name).digest is not None:
+        raise InvalidReference("a name to give cannot be a digest", reference=name)
+    if name is None:
+        specs = [ImageSpec.parse(str(reference)) for reference in image.references]
+    elif parse_normalized(name).is_name_only:
+        tags = [each for each in image.names if reference_of(each) is None]
+        tags += [each.tag for each in image.references if each.tag is not None]
+        if not tags and of > 1:
+            raise InvalidReference(
+                f"{where} has several images, and no tags for {name} to give them",
+                reference=name,
+                hint="choose one: PATH:TAG",
+            )
+        specs = [ImageSpec.parse(f"{name}:{tag}") for tag in dict.fromkeys(tags)] or [ImageSpec.parse(name)]
+    elif of > 1:
+        raise InvalidReference(
+            f"{where} has {of} images, and one name is for one of them",
+            reference=name,
+            hint="choose one: PATH:TAG, or give a name without a tag",
+        )
+    else:
+        specs = [ImageSpec.parse(name)]
+    if not specs:
+        return [Target(digest, ImageSpec(""), None, where)]
+    return [Target(digest, spec, spec.normalised(), str(spec.normalised())) for spec in specs]
