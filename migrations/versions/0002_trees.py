@@ -23,6 +23,16 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# An earlier release finds all that it reads; one that recounts does not count trees.
+min_reader = 1
+min_writer = 2
+
+losses = (
+    "SELECT 'trees, to be unpacked again when they are needed', count(*), coalesce(sum(space_bytes), 0) FROM trees",
+    "SELECT 'trees that are being unpacked', count(*), coalesce(sum(reserved_bytes), 0) FROM tree_ingests",
+)
+directories = ("trees",)
+
 _WHOLE = "length({0}) = length(CAST({0} AS BLOB))"
 _DIGEST = (
     f"{_WHOLE} AND substr({{0}}, 8) NOT GLOB '*[^0-9a-f]*'"

@@ -22,22 +22,16 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
 
-from ullage.errors import (
-    DiskFull,
-    SQLiteTooOld,
-    StoreBusy,
-    StoreCorrupt,
-    StoreError,
-    StoreReadOnly,
-)
+from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock
+from ullage.refusal import SHELL_BUSY_MS, RuleBroken, is_of_the_schema, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,77 +40,23 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
-__all__ = ["APPLICATION_ID", "MINIMUM_SQLITE", "Database", "RuleBroken"]
+__all__ = ["APPLICATION_ID", "MINIMUM_SQLITE", "Database", "Guard", "RuleBroken"]
 
 APPLICATION_ID: Final = 0x756C6C67  # 'ullg'
 MINIMUM_SQLITE: Final = (3, 37, 0)  # STRICT tables
 
 _log = logging.getLogger(__name__)
 
-_SHELL_BUSY_MS: Final = 10_000  # how long we wait for somebody who does not know the gate
-_SHARED_MEMORY_BYTES: Final = 64 * 1024  # its file starts with half of that
+
+class Guard(Protocol):
+    """
+    What says whether the schema is still one for this release.
+    """
+
+    def __call__(self, connection: Connection, *, writing: bool) -> None: ...
+
+
 _CHECKPOINT_EVERY: Final = 64  # write transactions of this process
-_RULE_PREFIX: Final = "ullage: "
-
-# The primary result codes of https://www.sqlite.org/rescode.html; extended ones carry more in their upper bytes.
-_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _CONSTRAINT, _NOTADB = (
-    5,
-    6,
-    8,
-    10,
-    11,
-    13,
-    14,
-    19,
-    26,
-)
-
-
-class RuleBroken(StoreError):
-    """
-    The database refused a statement: `rule` is its sentence, without the prefix.
-
-    Where a rule is the caller's to keep, the repository layer turns this into the exception that says so.
-    """
-
-    def __init__(self, message: str, *, rule: str) -> None:
-        super().__init__(message)
-        self.rule = rule
-
-
-def _translate(error: sqlite3.Error, path: Path) -> StoreError | DiskFull:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    text = str(error)
-    if code == _CONSTRAINT:
-        rule = text.removeprefix(_RULE_PREFIX)
-        return RuleBroken(f"the store refuses: {rule}", rule=rule)
-    if code in (_BUSY, _LOCKED):
-        return StoreBusy(f"the store is busy: {text}", waited_seconds=_SHELL_BUSY_MS / 1000)
-    return _translate_file_error(code, text, path)
-
-
-def _translate_file_error(code: int, text: str, path: Path) -> StoreError | DiskFull:
-    if code == _FULL or (code in (_IOERR, _CANTOPEN) and _is_full(path)):
-        # For the file that is its shared memory SQLite finds other words than for the rest.
-        return DiskFull(f"no room for the database: {text}")
-    if code == _READONLY or (code == _CANTOPEN and path.exists()):
-        return StoreReadOnly(f"cannot write to {path}: {text}")
-    if code in (_CORRUPT, _NOTADB):
-        return StoreCorrupt(f"{path} is damaged or no database: {text}")
-    said = {_CANTOPEN: f"cannot open {path}", _IOERR: f"input/output error on {path}"}
-    return StoreError(f"{said.get(code, 'SQLite says')}: {text}")
-
-
-def _is_full(path: Path) -> bool:
-    """
-    Whether the filesystem has no room for the shared memory, or no inode left.
-    """
-    try:
-        figures = os.statvfs(path.parent)
-    except OSError:
-        return False
-    blocks_left = figures.f_bavail * figures.f_frsize
-    return blocks_left < _SHARED_MEMORY_BYTES or (figures.f_files > 0 and figures.f_favail == 0)
 
 
 class Database:
@@ -128,16 +68,25 @@ class Database:
         gate: the file whose lock writers queue at.
         read_only: no write transaction will ever be asked for.
         timeout_seconds: how long a write waits for its turn before `StoreBusy`.
+        guard: raises when the schema is no longer one that we may write to, or else read. It is asked in every
+            write transaction, and when a statement that reads makes no sense to SQLite.
     """
 
     def __init__(
-        self, path: Path, *, gate: Path, read_only: bool = False, timeout_seconds: float = 60.0
+        self,
+        path: Path,
+        *,
+        gate: Path,
+        read_only: bool = False,
+        timeout_seconds: float = 60.0,
+        guard: Guard | None = None,
     ) -> None:
         if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
             raise SQLiteTooOld(f"SQLite {sqlite3.sqlite_version} knows no STRICT tables")
         self.path = path
         self.read_only = read_only
         self.timeout_seconds = timeout_seconds
+        self._guard = guard
         self._gate_path = gate
         self._turn = threading.Lock()
         self._waiting = threading.local()
@@ -162,7 +111,13 @@ class Database:
                 "every connection for reading is in use", waited_seconds=self.timeout_seconds
             ) from error
         with connection, connection.begin():
-            yield connection
+            try:
+                yield connection
+            except StoreError as error:
+                if self._guard is not None and is_of_the_schema(error):
+                    # Another release may have changed the schema since we opened the store: that says more.
+                    self._guard(connection, writing=False)
+                raise
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
@@ -185,6 +140,8 @@ class Database:
                 self._pragma(driver, "synchronous = NORMAL")
             try:
                 with connection.begin():
+                    if self._guard is not None:
+                        self._guard(connection, writing=True)
                     yield connection
             finally:
                 if not durable:
@@ -237,8 +194,23 @@ class Database:
                     yield connection
                     if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
                         raise StoreCorrupt("the new schema leaves rows that point nowhere")
+                self._shorten(driver)
         finally:
             engine.dispose()
+
+    @contextmanager
+    def apart(self) -> Iterator[sqlite3.Connection]:
+        """
+        A connection of SQLite's own with no transaction, that cannot write: for VACUUM INTO. Its errors are ours.
+        """
+        try:
+            connection = self._connect(mode="ro", query_only=False, foreign_keys=True)
+            try:
+                yield connection
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
 
     # ------------------------------------------------------------------ the rest of its life
 
@@ -294,7 +266,7 @@ class Database:
         try:
             driver.execute(f"PRAGMA {setting}")
         except sqlite3.Error as error:
-            raise _translate(error, self.path) from error
+            raise translate(error, self.path) from error
 
     def _checkpoint(self, driver: DBAPIConnection) -> None:
         """
@@ -310,6 +282,41 @@ class Database:
             # Follows a commit, so it must not fail for the caller (I10); the next one tries again.
             _log.warning("checkpoint failed: %s", error)
 
+    def _connect(self, *, mode: str, query_only: bool, foreign_keys: bool) -> sqlite3.Connection:
+        arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 0, "cached_statements": 256}
+        if sys.version_info >= (3, 12):
+            # Stated, because it stops being the default one day: transactions are begun here and nowhere else.
+            arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
+        uri = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
+        connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
+        try:
+            for pragma in (
+                f"busy_timeout = {SHELL_BUSY_MS}",
+                f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
+                "synchronous = FULL",  # I3: a row change is durable before its file moves
+                "wal_autocheckpoint = 0",  # checkpoints are made under the gate
+                "trusted_schema = OFF",
+                "cell_size_check = ON",
+                f"query_only = {'ON' if query_only else 'OFF'}",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _shorten(self, driver: DBAPIConnection) -> None:
+        """
+        After a rebuild, whose WAL may be as large as the database: put it all there, and start a short one.
+        """
+        try:
+            driver.execute("PRAGMA busy_timeout = 0")
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            _log.warning(
+                "checkpoint failed: %s", error
+            )  # follows a commit (I10): the WAL stays long, and is right
+
     def _engine(
         self,
         *,
@@ -319,29 +326,8 @@ class Database:
         pool_size: int = 0,
         max_overflow: int = 0,
     ) -> Engine:
-        arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 0, "cached_statements": 256}
-        if sys.version_info >= (3, 12):
-            # Stated, because it stops being the default one day: transactions are begun here and nowhere else.
-            arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
-
         def connect() -> sqlite3.Connection:
-            uri = f"file:{quote(os.fsencode(self.path))}?mode={mode or self._mode}"
-            connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
-            try:
-                for pragma in (
-                    f"busy_timeout = {_SHELL_BUSY_MS}",
-                    f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
-                    "synchronous = FULL",  # I3: a row change is durable before its file moves
-                    "wal_autocheckpoint = 0",  # checkpoints are made under the gate
-                    "trusted_schema = OFF",
-                    "cell_size_check = ON",
-                    f"query_only = {'ON' if query_only else 'OFF'}",
-                ):
-                    connection.execute(f"PRAGMA {pragma}")
-            except BaseException:
-                connection.close()
-                raise
-            return connection
+            return self._connect(mode=mode or self._mode, query_only=query_only, foreign_keys=foreign_keys)
 
         pool: dict[str, Any] = (
             {
@@ -373,7 +359,7 @@ class Database:
                     if driver is not None:
                         with contextlib.suppress(sqlite3.Error):
                             driver.rollback()
-                raise _translate(original, path) from original
+                raise translate(original, path) from original
 
         return engine
 

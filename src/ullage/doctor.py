@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-import tempfile
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ullage import migrate
 from ullage.database import MINIMUM_SQLITE, Database
 from ullage.errors import ImageError
 from ullage.filesystem import SUITABLE, Mount, mount_of
+from ullage.migrate import differences
 from ullage.model import Finding
-from ullage.schema import HEAD_REVISION
+from ullage.revision import current_revision
+from ullage.schema import HEAD_REVISION, REVISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from sqlalchemy import Connection
+    from pathlib import Path
 
     from ullage.blobs import BlobFiles
     from ullage.repository import ImageRepository
@@ -123,21 +121,15 @@ def _schema(database: Database) -> Iterator[Finding]:
     Tables, indexes, triggers and views against those that a new store gets.
     """
     with database.read() as connection:
-        revision = migrate.current_revision(connection)
-        here = _schema_of(connection)
-    with tempfile.TemporaryDirectory(prefix="ullage-doctor-") as directory:
-        new = Database(Path(directory) / "ullage.db", gate=Path(directory) / "gate")
-        try:
-            migrate.create(new, max_bytes=0)
-            with new.read() as connection:
-                right = _schema_of(connection)
-        finally:
-            new.close()
-    wrong = [f"{name} is missing" for name in sorted(right.keys() - here.keys())]
-    wrong += [f"{name} is unknown" for name in sorted(here.keys() - right.keys())]
-    wrong += [
-        f"{name} is different" for name in sorted(right.keys() & here.keys()) if right[name] != here[name]
-    ]
+        revision = current_revision(connection)
+        if revision is None or revision not in REVISIONS:
+            yield Finding(
+                "schema",
+                "warn",
+                f"at revision {revision}, of a later release: this one knows {HEAD_REVISION}",
+            )
+            return
+        wrong = differences(connection, revision)
     if wrong:
         yield Finding(
             "schema",
@@ -147,13 +139,6 @@ def _schema(database: Database) -> Iterator[Finding]:
         )
     else:
         yield Finding("schema", "ok", f"at revision {revision} of {HEAD_REVISION}, each rule in place")
-
-
-def _schema_of(connection: Connection) -> dict[str, str | None]:
-    return {str(name): sql for name, sql in connection.exec_driver_sql(_SCHEMA)}
-
-
-_SCHEMA: Final = "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
 
 
 def _room(repository: ImageRepository, files: BlobFiles) -> Iterator[Finding]:

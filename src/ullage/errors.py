@@ -32,6 +32,8 @@ Every exception that this package raises.
             UnsuitableFilesystem         no shared memory or locks to rely on    34
             SQLiteTooOld                 no STRICT tables                        35
             StoreReadOnly                opened so, or no right to write         36
+            SchemaTooOld                 it has to be upgraded, and may not be   37
+            DowngradeLoses               more is there than the old schema holds 38
 
 Each class carries ``code`` (the name of the gRPC status that says the same),
 ``exit_code`` (what the command line exits with) and, where a person can do
@@ -47,6 +49,7 @@ __all__ = [
     "ContentError",
     "DigestMismatch",
     "DiskFull",
+    "DowngradeLoses",
     "ImageAlreadyExists",
     "ImageError",
     "ImageInUse",
@@ -63,6 +66,7 @@ __all__ = [
     "RegistryUnavailable",
     "SQLiteTooOld",
     "SchemaTooNew",
+    "SchemaTooOld",
     "SizeMismatch",
     "StorageLimitExceeded",
     "StoreBusy",
@@ -317,11 +321,25 @@ class StorageLimitExceeded(PullFailed):
 class DiskFull(PullFailed):
     """
     The filesystem has no room (ENOSPC, EDQUOT), whatever the limit says.
+
+    ``needed_bytes`` and ``available_bytes`` are there where somebody counted before trying.
     """
 
     code = "RESOURCE_EXHAUSTED"
     exit_code = 15
     hint = "free space on the filesystem: `ullage rm`, then `ullage gc`"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed_bytes: int | None = None,
+        available_bytes: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
 
 
 class ManifestUnknown(PullFailed):
@@ -501,6 +519,34 @@ class SchemaTooNew(StoreError):
     def __init__(self, message: str, *, revision: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.revision = revision
+
+
+class SchemaTooOld(StoreError):
+    """
+    The store is at an earlier revision than this release works with, and may not be upgraded here and now.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 37
+    hint = "`ullage db upgrade` brings it to this release; earlier ones may not write to it after that"
+
+    def __init__(self, message: str, *, revision: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.revision = revision
+
+
+class DowngradeLoses(StoreError):
+    """
+    There is more in the store than its earlier schema has a place for: ``losses`` says what; nothing was changed.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 38
+    hint = "--yes gives it up"
+
+    def __init__(self, message: str, *, losses: tuple[object, ...], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.losses = losses
 
 
 class UnsuitableFilesystem(StoreError):

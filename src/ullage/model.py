@@ -27,6 +27,7 @@ __all__ = [
     "Finding",
     "ImageStatus",
     "ImageStorage",
+    "Loss",
     "PlannedBlob",
     "Problem",
     "ProgressCallback",
@@ -35,8 +36,12 @@ __all__ = [
     "PullProgress",
     "PullStatus",
     "Reclaimed",
+    "RevisionNote",
     "StorageUsage",
+    "StoreRevision",
     "Unpacked",
+    "UpgradeCallback",
+    "UpgradeProgress",
 ]
 
 #: The storage limit of a store that is created without one, in bytes: 10 GiB.
@@ -316,3 +321,66 @@ class Unpacked:
     space_bytes: int
     inodes: int
     forgiven: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """
+    What a downgrade would lose: what it is, how many of it, and the bytes that they take on disk beside the database.
+    """
+
+    what: str
+    count: int
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeProgress:
+    """
+    How far an upgrade of the schema is, as handed to ``on_upgrade``.
+
+    ``stage`` is backup, upgrade, or done. ``revision`` is the one that is being applied, or was last.
+    ``written_bytes`` is what was written so far, of the backup or of the new schema; ``total_bytes`` is what the
+    backup will have, and 0 where nobody knows.
+    """
+
+    stage: str
+    from_revision: str
+    to_revision: str
+    revision: str
+    written_bytes: int = 0
+    total_bytes: int = 0
+    elapsed_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRevision:
+    """
+    At which revision a store is. ``level`` is its ordinal; releases from ``min_reader`` on may read the store, from
+    ``min_writer`` on write to it. ``head`` is the newest revision that this release knows.
+    """
+
+    revision: str
+    head: str
+    level: int
+    min_reader: int
+    min_writer: int
+    pending: tuple[str, ...]
+    may_read: bool
+    may_write: bool
+    backups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionNote:
+    """
+    A revision of the schema, in a line: ``applied`` to the store, and whether the store is at it.
+    """
+
+    revision: str
+    what: str
+    applied: bool
+    current: bool
+
+
+UpgradeCallback = Callable[[UpgradeProgress], None]

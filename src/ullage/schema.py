@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 __all__ = [
     "HEAD_REVISION",
+    "LEVEL",
     "REVISIONS",
     "accounting_drift",
     "blobs",
@@ -53,8 +54,10 @@ __all__ = [
 
 #: The revisions that this release knows, in order.
 REVISIONS: Final = ("0001", "0002")
-#: The one that it writes; ``user_version`` is its ordinal.
+#: The one that it writes.
 HEAD_REVISION: Final = REVISIONS[-1]
+#: Its ordinal, which is ``user_version`` of the store: what releases compare that do not know each other's revisions.
+LEVEL: Final = len(REVISIONS)
 
 metadata = MetaData(
     naming_convention={

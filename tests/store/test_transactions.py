@@ -19,6 +19,7 @@ from support.store import snapshot
 from ullage import Digest, EvictionPolicy, ImageSpec, PullPolicy, Reference, SimulatedRegistry
 from ullage.digest import digest_of
 from ullage.repository import Edge, ImageRepository, Naming, NewImage, Owner
+from ullage.revision import GUARD, guard
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Transaction:
     kind: str
     statements: list[str] = field(default_factory=list)
     end: str = ""
+    guarded: bool = False
 
 
 class Trace:
@@ -63,7 +65,12 @@ class Trace:
                 found.append(current)
                 current = None
             elif current is not None:
-                current.statements.append(line)
+                if line == GUARD:
+                    # The first thing in every write, and of one row; a read is asked that only when it fails.
+                    assert (current.kind, current.statements) == ("write", []), "the guard, late"
+                    current.guarded = True
+                else:
+                    current.statements.append(line)
             else:
                 assert line.startswith("PRAGMA"), f"outside of any transaction: {line}"
         assert current is None, "a transaction that nobody ended"
@@ -206,7 +213,7 @@ def repository(trace, tmp_path, template, root):
     """
     from ullage.database import Database  # noqa: PLC0415 -- after the trace is in its place
 
-    database = Database(root / "ullage.db", gate=root / "gate")
+    database = Database(root / "ullage.db", gate=root / "gate", guard=guard)
     yield ImageRepository(database)
     database.close()
 
@@ -230,6 +237,7 @@ def test_a_method_is_exactly_one_transaction_of_the_kind_that_it_says(name, repo
     assert says is not None, "it does not say what it is"
     assert transaction.kind == says[1]
     assert transaction.end == ("ROLLBACK" if name == "rehearse" else "COMMIT")
+    assert transaction.guarded == (transaction.kind == "write"), "old and new releases may share a root"
     assert 1 <= len(transaction.statements) <= most, transaction.statements
 
 
@@ -259,6 +267,25 @@ def test_the_statements_of_a_pull_do_not_grow_with_its_layers(repository, trace)
         counts.append(sum(len(each.statements) for each in trace.transactions))
 
     assert counts[0] == counts[1]
+
+
+# ---------------------------------------------------------------------- opening
+
+
+def test_opening_a_store_at_head_is_one_small_query(open_store, root, trace):
+    """
+    And what recovery asks, which is not about the schema.
+    """
+    open_store()
+
+    first = trace.transactions[0]
+    assert (first.kind, first.end, len(first.statements)) == ("read", "COMMIT", 1)
+    assert not any(
+        word in line
+        for each in trace.transactions[1:]
+        for line in each.statements
+        for word in ("alembic_version", "sqlite_schema", "application_id")
+    )
 
 
 # ---------------------------------------------------------------------- the verbs of the service

@@ -12,18 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from ullage import migrate
 from ullage.blobs import BlobFiles
-from ullage.database import Database
 from ullage.digest import CONTENT_ALGORITHMS, Digest
 from ullage.errors import (
     ImageNotFound,
     StorageLimitExceeded,
-    StoreCorrupt,
-    StoreError,
     UnsupportedContent,
 )
 from ullage.filesystem import require_suitable
+from ullage.migrate import create, ensure_head
 from ullage.model import (
     DEFAULT_MAX_STORAGE,
     EvictionPolicy,
@@ -37,7 +34,9 @@ from ullage.pull import Pull
 from ullage.recovery import collect, reap, recover, with_headroom
 from ullage.reference import ImageSpec
 from ullage.registry import RegistryClient
+from ullage.releases import database_in
 from ullage.resolve import Target
+from ullage.revision import guard
 from ullage.service.carrying import Carrying
 from ullage.service.handle import platform_choice
 from ullage.service.storing import Storing, check_limit
@@ -49,12 +48,10 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from ullage.model import AuthConfig, ProgressCallback
+    from ullage.database import Database
+    from ullage.model import AuthConfig, ProgressCallback, UpgradeCallback
 
 __all__ = ["ImageService"]
-
-#: One page of the smallest kind.
-_SMALLEST_DATABASE_BYTES: Final = 512
 
 
 class ImageService(Carrying, Unpacking, Storing):
@@ -74,7 +71,7 @@ class ImageService(Carrying, Unpacking, Storing):
     DEFAULT_MAX_STORAGE: Final = DEFAULT_MAX_STORAGE
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 -- each is a choice of its own, by name, with a default
         cls,
         root: str | os.PathLike[str],
         *,
@@ -83,48 +80,45 @@ class ImageService(Carrying, Unpacking, Storing):
         evict: EvictionPolicy | None = None,
         registry: RegistryClient | SimulatedRegistry | None = None,
         read_only: bool = False,
+        migrate: bool = True,
+        on_upgrade: UpgradeCallback | None = None,
         busy_timeout_seconds: float = 60.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Self:
         """
         Open the store under *root*, making it when there is none.
 
-        What processes that died left is recovered first, at the cost of what they had in flight.
+        One that an earlier release made is upgraded first, in one transaction, with a backup beside it. What
+        processes that died left is recovered then, at the cost of what they had in flight.
 
         Args:
             max_storage: the storage limit in bytes, kept in the store; a new store has 10 GiB without it.
             min_free: bytes that pulls leave free on the filesystem, kept in the store; 0 without it.
             evict: pulls of this service may evict to make room, and `collect` obeys this policy.
             registry: where pulls go; a `RegistryClient` of its own by default. It is closed with the service.
-            read_only: look, and change nothing; there must be a store.
+            read_only: look, and change nothing; there must be a store, of this release or one that lets it look.
+            migrate: whether a store of an earlier release may be upgraded; without, it is refused.
+            on_upgrade: told, in this thread, how far an upgrade is; what it raises undoes the upgrade.
             busy_timeout_seconds: how long a write waits for its turn before `StoreBusy`.
             clock: what time it is, in UTC. For tests.
 
         Raises:
             StoreError: *root* is no directory that can hold a store; see its subclasses.
+            SchemaTooNew, SchemaTooOld: another release made it, and this one may not do what it is opened for.
+            DiskFull: there is no room for an upgrade and its backup.
             ValueError: *max_storage* is negative or absurd.
         """
         for name, limit in (("max_storage", max_storage), ("min_free", min_free)):
             check_limit(name, limit)
         files = BlobFiles(Path(root).absolute())
-        path = files.root / "ullage.db"
-        require_suitable(files.root)
         if not read_only:
+            require_suitable(files.root)
             files.prepare()
-        elif not path.exists():
-            raise StoreError(f"there is no store in {files.root}")
-        if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE_BYTES:
-            # SQLite takes a file that has no whole header for an empty one, and would write over it.
-            raise StoreCorrupt(f"{path} is no database", hint="is this the right root?")
-        database = Database(
-            path, gate=files.root / "gate", read_only=read_only, timeout_seconds=busy_timeout_seconds
+        database = database_in(
+            files.root, read_only=read_only, timeout_seconds=busy_timeout_seconds, guard=guard
         )
         try:
-            if not path.exists():
-                limit = DEFAULT_MAX_STORAGE if max_storage is None else max_storage
-                migrate.create(database, max_bytes=limit)
-            # A full disk has no room for the shared memory that opening needs.
-            with_headroom(files, lambda: migrate.ensure_head(database, max_bytes=DEFAULT_MAX_STORAGE))
+            _have_tables(files, database, max_storage=max_storage, migrate=migrate, on_upgrade=on_upgrade)
             service = cls(
                 files=files,
                 database=database,
@@ -319,6 +313,26 @@ class ImageService(Carrying, Unpacking, Storing):
                 raise
             collect(self._repository, self._files)
         return register()
+
+
+def _have_tables(
+    files: BlobFiles,
+    database: Database,
+    *,
+    max_storage: int | None,
+    migrate: bool,
+    on_upgrade: UpgradeCallback | None,
+) -> None:
+    """
+    Those of this release: made, upgraded, or there.
+    """
+    if not database.path.exists():
+        create(database, max_bytes=DEFAULT_MAX_STORAGE if max_storage is None else max_storage)
+    # A full disk has no room for the shared memory that opening needs.
+    with_headroom(
+        files,
+        lambda: ensure_head(database, max_bytes=DEFAULT_MAX_STORAGE, migrate=migrate, on_upgrade=on_upgrade),
+    )
 
 
 def _require_content(digest: Digest | None) -> None:
