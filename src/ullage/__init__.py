@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from ullage.reference import ImageSpec, Reference
     from ullage.registry import RegistryClient
     from ullage.runtime_config import BundleOptions
+    from ullage.server import ImageServer
     from ullage.service import ImageService
     from ullage.simulated import SimulatedRegistry
 
@@ -137,6 +138,7 @@ _HOMES = {
     "reference": ("ImageSpec", "Reference"),
     "registry": ("RegistryClient",),
     "runtime_config": ("BundleOptions",),
+    "server": ("ImageServer",),
     "service": ("ImageService",),
     "simulated": ("SimulatedRegistry",),
 }

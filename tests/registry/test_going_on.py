@@ -285,7 +285,7 @@ def test_patience_that_makes_no_sense_is_refused(wrong):
 
 
 def _with_etag(hit, etag):
-    hit.handler.close_connection = True
+    hit.connection.close_connection = True
     reply = hit.reply()
     kept = {name: value for name, value in reply.headers.items() if name != "ETag"}
     reply = faults.replace(reply, headers=kept | ({"ETag": etag} if etag else {}))

@@ -249,9 +249,9 @@ def test_a_redirect_keeps_the_authority_and_shows_no_certificate(identity, autho
     seen = []
 
     class Storage(FaultRegistry):
-        def answer(self, handler, asked):
-            seen.append(handler.connection.getpeercert())
-            super().answer(handler, asked)
+        def answer(self, connection, asked):
+            seen.append(connection.socket.getpeercert())
+            super().answer(connection, asked)
 
     wants = server_context(authority, clients=authority)
     accepts = server_context(authority, clients=authority)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +20,8 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 
-from ullage.demo.messages import Asked, Reply, error_reply
-from ullage.demo.registry import Handler, LoopbackRegistry
+from ullage.demo.registry import LoopbackRegistry
+from ullage.httpd import Asked, Connection, Reply, error_reply
 
 #: A stalled handler that nobody releases ends here; no test waits for it.
 _STALL_SECONDS = 20.0
@@ -55,7 +53,7 @@ class Hit:
     """
 
     registry: FaultRegistry
-    handler: Handler
+    connection: Connection
     asked: Asked
     injected: Injected
 
@@ -67,20 +65,19 @@ class Hit:
         Log the request and send the head of *reply* alone.
         """
         self.registry.log(self.asked, reply.status, body_bytes)
-        self.send(self.registry.head(self.handler, reply))
+        self.send(self.registry.head(self.connection, reply))
 
     def send(self, data: bytes) -> None:
-        self.handler.connection.sendall(data)
+        self.connection.send(data)
 
     def hang_up(self) -> None:
-        self.handler.close_connection = True
+        self.connection.close_connection = True
 
     def reset(self) -> None:
         """
         RST instead of FIN.
         """
-        self.handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.handler.close_connection = True
+        self.connection.reset()
 
     def stall(self) -> None:
         """
@@ -136,22 +133,22 @@ class FaultRegistry(LoopbackRegistry):
     def blob_bytes_sent(self) -> int:
         return sum(each.bytes_sent for each in self.requests if "/blobs/" in each.path)
 
-    def close(self):
+    def close(self, **options):
         for each in self._injected:
             each.release()
-        super().close()
+        super().close(**options)
 
-    def answer(self, handler, asked):
+    def answer(self, connection, asked):
         with self._lock:
             self.asked.append(asked)
         injected = self._next(asked)
         if injected is None:
-            super().answer(handler, asked)
+            super().answer(connection, asked)
             return
         injected.reached.set()
-        reply = injected.fault(Hit(self, handler, asked, injected))
+        reply = injected.fault(Hit(self, connection, asked, injected))
         if reply is not None:
-            self.deliver(handler, asked, reply)
+            self.deliver(connection, asked, reply)
 
     def _next(self, asked: Asked) -> Injected | None:
         with self._lock:
@@ -165,10 +162,10 @@ class FaultRegistry(LoopbackRegistry):
                     return each
         return None
 
-    def _serve(self, connection, address):
+    def _serve(self, connection):
         with self._lock:
             self.connections += 1
-        super()._serve(connection, address)
+        super()._serve(connection)
 
 
 # Faults of what is answered
@@ -342,7 +339,7 @@ def drip_head(every_seconds: float) -> Fault:
     def fault(hit: Hit) -> None:
         reply = hit.reply()
         hit.registry.log(hit.asked, reply.status, 0)
-        _drip(hit, hit.registry.head(hit.handler, reply), 1, every_seconds)
+        _drip(hit, hit.registry.head(hit.connection, reply), 1, every_seconds)
         hit.hang_up()
 
     return fault
@@ -442,7 +439,7 @@ def _body(reply: Reply) -> bytes:
 
 
 def _head_without_length(hit: Hit, reply: Reply, line: str) -> bytes:
-    lines = hit.registry.head(hit.handler, reply).decode("latin-1").split("\r\n")
+    lines = hit.registry.head(hit.connection, reply).decode("latin-1").split("\r\n")
     kept = [each for each in lines if each and not each.lower().startswith("content-length:")]
     return ("\r\n".join([*kept, line]) + "\r\n\r\n").encode("latin-1")
 

@@ -38,6 +38,7 @@ _HOMES: Final = {
     "df": "storage",
     "quota": "storage",
     "gc": "storage",
+    "serve": "serve",
     "check": "care",
     "doctor": "care",
     "login": "login",

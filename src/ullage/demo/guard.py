@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Literal
 from urllib.parse import parse_qs
 
-from ullage.demo.messages import Asked, Reply, error_reply, json_reply
+from ullage.httpd import Asked, Reply, error_reply, json_reply
 
 __all__ = ["Auth", "Guard"]
 

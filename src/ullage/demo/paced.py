@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ullage.demo.registry import LoopbackRegistry
 
 if TYPE_CHECKING:
-    from ullage.demo.messages import Asked, Reply
-    from ullage.demo.registry import Handler
+    from ullage.httpd import Asked, Connection, Reply
 
 __all__ = ["PacedRegistry"]
 
@@ -42,16 +41,16 @@ class PacedRegistry(LoopbackRegistry):
         self.stalled = None
         self._released.set()
 
-    def close(self) -> None:
+    def close(self, *, grace_seconds: float = 0.0) -> None:
         self.release()
-        super().close()
+        super().close(grace_seconds=grace_seconds)
 
-    def deliver(self, handler: Handler, asked: Asked, reply: Reply) -> None:
+    def deliver(self, connection: Connection, asked: Asked, reply: Reply) -> None:
         if asked.method != "GET" or not isinstance(reply.body, Path):
-            super().deliver(handler, asked, reply)
+            super().deliver(connection, asked, reply)
             return
         self.log(asked, reply.status, reply.length)
-        handler.connection.sendall(self.head(handler, reply))
+        connection.send(self.head(connection, reply))
         stop_at = reply.length // 2 if reply.body == self.stalled else reply.length
         with reply.body.open("rb") as file:
             file.seek(reply.start)
@@ -61,7 +60,7 @@ class PacedRegistry(LoopbackRegistry):
                     self._released.wait()
                 piece = file.read(min(_PIECE_BYTES, reply.length - sent))
                 time.sleep(self._turn_seconds(len(piece)))
-                handler.connection.sendall(piece)
+                connection.send(piece)
                 sent += len(piece)
 
     def _turn_seconds(self, size: int) -> float:

@@ -17,12 +17,23 @@ from ullage.repository.leases import Leases, Owner
 from ullage.repository.lookup import ImageKey
 from ullage.repository.pulls import Pulls
 from ullage.repository.records import Edge, Naming, NewImage
+from ullage.repository.serving import Referrer, ServedContent, Serving
 from ullage.repository.storage import Storage
 
-__all__ = ["Claims", "Edge", "ImageKey", "ImageRepository", "Naming", "NewImage", "Owner"]
+__all__ = [
+    "Claims",
+    "Edge",
+    "ImageKey",
+    "ImageRepository",
+    "Naming",
+    "NewImage",
+    "Owner",
+    "Referrer",
+    "ServedContent",
+]
 
 
-class ImageRepository(Images, Pulls, Leases, Eviction, Inspection, Storage):
+class ImageRepository(Images, Pulls, Leases, Eviction, Inspection, Serving, Storage):
     """
     The rows of one store.
     """

@@ -39,6 +39,7 @@ from ullage.resolve import Target
 from ullage.revision import guard
 from ullage.service.carrying import Carrying
 from ullage.service.handle import platform_choice
+from ullage.service.serving import Serving
 from ullage.service.storing import Storing, check_limit
 from ullage.service.unpacking import Unpacking
 from ullage.simulated import SimulatedRegistry
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageService"]
 
 
-class ImageService(Carrying, Unpacking, Storing):
+class ImageService(Carrying, Unpacking, Serving, Storing):
     """
     A store of container images under one directory.
 

@@ -1,5 +1,5 @@
 """
-What the registry on loopback is asked and what it answers: values.
+What a registry is asked and what it answers: values.
 """
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["Asked", "Logged", "Reply", "error_reply", "json_reply"]
@@ -34,7 +34,7 @@ class Logged(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Asked:
     """
-    A request. ``headers`` have lower-case names.
+    A request. ``headers`` have lower-case names; ``path`` is as it came, ``query`` has each value of each name.
     """
 
     method: str
@@ -43,18 +43,34 @@ class Asked:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
 
+    def first(self, name: str) -> str:
+        """
+        The first value of *name* in the query, '' without one.
+        """
+        return self.query.get(name, [""])[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """
-    An answer: bytes, or *length* bytes of a file from *start* on.
+    An answer: bytes, *length* bytes of a file from *start* on, or pieces that make *length* bytes together.
+
+    A file that is open, and an iterator with a ``close``, are closed when the answer was sent, or was not.
     """
 
     status: int
     headers: Mapping[str, str]
-    body: bytes | Path = field(default=b"", repr=False)
+    body: bytes | Path | BinaryIO | Iterator[bytes] = field(default=b"", repr=False)
     start: int = 0
     length: int = 0
+
+    def close(self) -> None:
+        """
+        Let go of what the body holds open.
+        """
+        close = getattr(self.body, "close", None)
+        if close is not None:
+            close()
 
 
 def error_reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Reply:
