@@ -46,6 +46,7 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_MANIFESTS",
     "MAX_PLATFORMS",
+    "OCI_INDEX",
     "Descriptor",
     "ImageConfig",
     "Index",

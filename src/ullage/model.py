@@ -384,3 +384,22 @@ class RevisionNote:
 
 
 UpgradeCallback = Callable[[UpgradeProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """
+    An artifact that refers to an image (its ``subject``): a signature, a list of parts, a proof of origin.
+
+    This is what its registry says of it. ``reference`` is what to pull; ``image_id`` is the image that it is here,
+    None when it is not here.
+    """
+
+    reference: str
+    digest: str
+    media_type: str
+    artifact_type: str
+    size: int
+    subject: str
+    annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    image_id: str | None = None

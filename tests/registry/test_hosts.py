@@ -151,8 +151,7 @@ def test_without_a_file_the_registry_is_asked(domain, name, url, directory, cert
     (host,) = certs_d.hosts(domain)
 
     assert (host.name, host.base_url, host.is_mirror) == (name, url, False)
-    assert host.resolves
-    assert host.pulls
+    assert host.capabilities == {"pull", "resolve", "push", "referrers"}
 
 
 # ---------------------------------------------------------------------- what is in it
@@ -172,7 +171,7 @@ def test_hosts_come_in_their_order_and_the_server_last(certs_d):
         """
     )
 
-    assert [(each.name, each.base_url, each.resolves, each.is_mirror) for each in certs_d.hosts()] == [
+    assert [(each.name, each.base_url, "resolve" in each.capabilities, each.is_mirror) for each in certs_d.hosts()] == [
         ("b.example", "https://b.example:443/v2", True, True),
         ("a.example:5000", "http://a.example:5000/v2", False, True),
         ("c.example", "https://c.example:443/prefix/v2", True, True),
@@ -189,8 +188,7 @@ def test_without_a_server_it_is_the_registry_with_what_stands_beside_it(certs_d)
     mirror, registry = certs_d.hosts()
 
     assert registry.base_url == f"https://{DOMAIN}/v2"
-    assert registry.resolves
-    assert registry.pulls
+    assert registry.capabilities == {"pull", "resolve", "push", "referrers"}
     assert not registry.is_mirror
     assert registry.route.tls == TLS(ca=(str(file.parent / "ca.pem"),))
     assert registry.headers == (("x-a", "1"),)

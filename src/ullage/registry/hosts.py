@@ -54,8 +54,7 @@ class Host:
 
     name: str
     base_url: str
-    resolves: bool = True
-    pulls: bool = True
+    capabilities: frozenset[str] = _CAPABILITIES
     is_mirror: bool = False
     may_be_plain: bool = False
     own_scope: bool = True
@@ -232,8 +231,7 @@ def _host(
     return Host(
         name=name,
         base_url=f"{origin.scheme}://{_authority(origin)}{path}",
-        resolves="resolve" in capabilities,
-        pulls="pull" in capabilities,
+        capabilities=capabilities,
         is_mirror=registry_name(name) != registry_name(domain),
         own_scope=path == "/v2",
         headers=reader.headers(),

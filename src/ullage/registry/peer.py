@@ -159,7 +159,8 @@ class Peer:
             base = f"http://{base.partition('://')[2]}"
         url = f"{base}/{self._path}/{path}" if self._path else f"{base}/"
         # As containerd does it: a mirror of many registries has to know whose content is meant.
-        return f"{url}?{urlencode({'ns': self._domain})}" if self.host.is_mirror else url
+        mark = "&" if "?" in url else "?"
+        return f"{url}{mark}{urlencode({'ns': self._domain})}" if self.host.is_mirror else url
 
 
 def _is_plain(error: RegistryUnavailable, name: str) -> bool:

@@ -4,10 +4,8 @@ Manifests and blobs of one repo, from the first host that has them.
 
 from __future__ import annotations
 
-import logging
-import threading
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from ullage.digest import Digest, digest_of
 from ullage.errors import (
@@ -16,77 +14,36 @@ from ullage.errors import (
     ImageError,
     InvalidManifest,
     ManifestUnknown,
-    PullCancelled,
-    RegistryUnavailable,
     SizeMismatch,
 )
-from ullage.manifest import ACCEPT, MAX_DOCUMENT_BYTES
+from ullage.manifest import ACCEPT, MAX_DOCUMENT_BYTES, Index, parse_document
 from ullage.registry.answers import MAX_ERROR_BYTES, TRANSIENT, said
-from ullage.registry.elsewhere import Elsewhere, elsewhere
+from ullage.registry.elsewhere import Elsewhere
 from ullage.registry.endpoint import shown
 from ullage.registry.fetched import FetchedHead, FetchedManifest, digest_header, is_rest, media_type
 from ullage.registry.peer import Peer
-from ullage.registry.request import Group
+from ullage.registry.referrers import bounded, list_referrers, of_type, tag_of
 from ullage.registry.stream import BlobStream, Opened
+from ullage.registry.succession import Succession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
+    from ullage.manifest import Descriptor
     from ullage.registry.patience import Patience
+    from ullage.registry.request import Group
     from ullage.registry.transport import Answer
 
 __all__ = ["FetchedHead", "FetchedManifest", "RegistryRepo"]
-
-_log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 #: What else there is (schema 1, documents of other kinds) shall come too, so that it can be refused by name.
 _ACCEPT: Final = ", ".join((*ACCEPT, "*/*"))
 
 
-class RegistryRepo:
+class RegistryRepo(Succession):
     """
     One repo during one pull. Thread-safe.
-
-    Mirrors are asked first, in their order, each for what it may be asked for,
-    and the registry itself last. A mirror that fails, has not what it is asked
-    for, or wants credentials that we do not have is passed over, and what
-    followed it is asked from then on. Only the last host is asked again: while
-    there is another one, waiting is a waste.
     """
-
-    def __init__(self, peers: tuple[Peer, ...], *, name: str, patience: Patience) -> None:
-        self._peers = peers
-        self._name = name
-        self._patience = patience
-        self._group = Group()
-        self._lock = threading.Lock()
-        self._first: dict[str, int] = {}
-        self._down: set[Peer | Elsewhere] = set()
-        self._served: dict[Digest, Peer | Elsewhere] = {}
-
-    @property
-    def served_by(self) -> Mapping[Digest, str]:
-        """
-        Which host, ``name[:port]``, sent the bytes of each digest; the last one, where several did.
-        """
-        with self._lock:
-            return {digest: peer.name for digest, peer in self._served.items()}
-
-    def distrust(self, digest: Digest) -> bool:
-        """
-        What was served under *digest* had another: do not ask that host again.
-
-        Returns:
-            Whether there is another one to ask; False where it was the registry itself.
-        """
-        with self._lock:
-            peer = self._served.get(digest)
-            if peer is None or peer is self._peers[-1] or peer in self._down:
-                return False
-            self._down.add(peer)
-        _log.warning("the mirror %s served wrong bytes for %s", peer.name, digest)
-        return True
 
     def head_manifest(self, ref: str) -> FetchedHead | None:
         """
@@ -118,6 +75,37 @@ class RegistryRepo:
             _kind(ref), lambda peer, patience: self._get(peer, ref, patience), doing=self._doing(ref)
         )
 
+    def referrers(self, digest: Digest, *, artifact_type: str = "") -> tuple[Descriptor, ...]:
+        """
+        What the registry lists as referring to the manifest *digest*, of *artifact_type* alone where that is not ''.
+
+        A registry without the API for it is asked for the tag under which such a list stands there.
+
+        Raises:
+            ContentError: the list is broken, or longer than any may be.
+            AuthenticationFailed: credentials are missing or refused.
+            RegistryUnavailable: no answer.
+        """
+        doing = f"listing what refers to {self._name}@{digest}"
+
+        def ask(peer: Peer, patience: Patience) -> tuple[Descriptor, ...]:
+            return list_referrers(
+                peer, digest, artifact_type, doing=doing, group=self._group, patience=patience
+            )
+
+        try:
+            return self._ask("referrers", ask, doing=doing)
+        except ManifestUnknown:
+            pass
+        try:
+            fetched = self.get_manifest(tag_of(digest))
+        except ManifestUnknown:
+            return ()
+        index = parse_document(fetched.raw, media_type=fetched.media_type)
+        if not isinstance(index, Index):
+            raise InvalidManifest(f"{doing}: the tag {tag_of(digest)} is no index")
+        return bounded(of_type(index.manifests, artifact_type), doing)
+
     def open_blob(
         self, digest: Digest, *, size: int, offset: int = 0, urls: Sequence[str] = ()
     ) -> BlobStream:
@@ -144,7 +132,7 @@ class RegistryRepo:
                 patience = patience if before is None else patience.none
                 return self._open(peer, digest, size, start, etag, group, patience)
 
-            opened = self._anywhere(digest, urls, ask, before)
+            opened = self._anywhere(urls, ask, before, doing=self._doing_blob(digest))
             with self._lock:
                 self._served[digest] = opened.peer
             return opened
@@ -164,106 +152,6 @@ class RegistryRepo:
         except BaseException:
             group.leave()
             raise
-
-    def abort(self) -> None:
-        """
-        End every request of this repo, from any thread.
-
-        What waits raises PullCancelled at once, and so does whatever is asked next.
-        """
-        self._group.abort()
-
-    # ------------------------------------------------------------------ whom to ask
-
-    def _ask(self, kind: str, ask: Callable[[Peer, Patience], _T], *, doing: str) -> _T:
-        """
-        What the first peer answers that has an answer; what the last one raises, if none has.
-        """
-        passed: list[tuple[Peer, ImageError]] = []
-        peers = self._order(kind)
-        if not peers:
-            raise RegistryUnavailable(
-                f"{doing}: hosts.toml names no host with the capability to {'pull' if kind != 'resolve' else kind}",
-                hint="add it to the capabilities of a host, or of the server",
-            )
-        for peer in peers[:-1]:
-            try:
-                answer = ask(peer, self._patience.none)
-            except PullCancelled:
-                raise
-            except ImageError as error:
-                self._group.check()
-                _log.info("the mirror %s is passed over: %s", peer.name, error)
-                passed.append((peer, error))
-                if isinstance(error, RegistryUnavailable) and error.status is None:
-                    self._down.add(peer)
-            else:
-                self._start_with(kind, peer)
-                return answer
-        try:
-            answer = ask(peers[-1], self._patience)
-        except ImageError as error:
-            if passed:
-                tell = "; ".join(f"{peer.name} failed: {failure.message}" for peer, failure in passed)
-                error.message = f"{error.message} (before it, {tell})"
-                error.args = (error.message,)
-            raise
-        self._start_with(kind, peers[-1])
-        return answer
-
-    def _anywhere(
-        self,
-        digest: Digest,
-        urls: Sequence[str],
-        ask: Callable[[Peer | Elsewhere, Patience], Opened],
-        before: Opened | None,
-    ) -> Opened:
-        """
-        A blob from the registry or a mirror, or from where its manifest says that it is, when they do not have it.
-        """
-        absent = ""
-        if before is None or not isinstance(before.peer, Elsewhere):
-            try:
-                return self._ask("blobs", ask, doing=self._doing_blob(digest))
-            except ContentError as error:
-                # Its subclasses say that something is wrong with it; this one, that it is not there.
-                if not urls or type(error) is not ContentError:
-                    raise
-                absent = f"{error.message}; "
-        others, failures = elsewhere(urls, self._peers[-1])
-        able = [each for each in others if each not in self._down] or others[-1:]
-        for each in able:
-            try:
-                return ask(each, self._patience if each is able[-1] else self._patience.none)
-            except PullCancelled:
-                raise
-            except ImageError as error:
-                self._group.check()
-                failures.append(error.message)
-                if each is able[-1] and type(error) is not ContentError:
-                    raise
-        raise ContentError(
-            f"{absent}where else it should be, it cannot be had: {'; '.join(failures)}",
-            hint="the image names a layer that its registry does not distribute; ask who built it",
-        )
-
-    def _order(self, kind: str) -> list[Peer]:
-        with self._lock:
-            able = [
-                peer
-                for peer in self._peers[self._first.get(kind, 0) :]
-                if (peer.host.resolves if kind == "resolve" else peer.host.pulls)
-            ]
-            # One that did not answer is not asked for each layer anew; but the last resort is.
-            return [peer for peer in able if peer not in self._down] or able[-1:]
-
-    def _start_with(self, kind: str, peer: Peer) -> None:
-        with self._lock:
-            self._first[kind] = max(self._first.get(kind, 0), self._peers.index(peer))
-
-    def _pass_over(self, kind: str, peer: Peer) -> None:
-        with self._lock:
-            self._first[kind] = max(self._first.get(kind, 0), self._peers.index(peer) + 1)
 
     # ------------------------------------------------------------------ what to ask
 
