@@ -4,6 +4,7 @@ What refers to an image: listed at its registry, and what refers to that, to a d
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,7 @@ from ullage.digest import Digest
 from ullage.errors import ContentError, ImageNotFound, InvalidReference
 from ullage.model import Referrer
 from ullage.reference import ImageSpec, Reference
-from ullage.resolve import Plan, Resolver
+from ullage.resolve import Plan, Resolver, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,12 +71,13 @@ class Referrers:
         """
         repo, subjects = self._subjects(key)
         found: dict[str, Referrer] = {}
+        image = set(subjects)
         for depth in range(MAX_DEPTH):
             wanted = artifact_type if depth == 0 else ""
             new = [
                 each
                 for each in self._list(repo, subjects, wanted)
-                if each.digest not in found and each.digest not in subjects
+                if each.digest not in found and each.digest not in image
             ]
             found.update((each.digest, each) for each in new)
             if len(found) > MAX_FOLLOWED:
@@ -133,10 +135,9 @@ class Referrers:
         status = self._repository.find(key)
         names = [] if status is None else [*status.repo_digests, *status.repo_tags]
         if isinstance(key, str):
-            try:
-                names.sort(key=lambda name: name != str(Reference.parse(key)))
-            except InvalidReference:
-                pass  # an id, which says nothing of a registry
+            with contextlib.suppress(InvalidReference):  # an id, which says nothing of a registry
+                asked = str(Reference.parse(key))
+                names.sort(key=lambda name: name != asked)
         if not names:
             raise ImageNotFound(f"image {key} has no name that says which registry to ask", image=str(key))
         return Reference.parse(names[0])
@@ -150,7 +151,7 @@ class Referrers:
         spec = ImageSpec.parse(key)
         repo = self._repo(spec.normalised())
         plan = Resolver(
-            self._repository, self._files, repo[1], spec, None, look_only=True
+            self._repository, self._files, repo[1], Target.of(spec), None, look_only=True
         ).resolve()
         assert isinstance(plan, Plan), "who only looks is not told that it is here"
         return repo, [*(each.digest for each in plan.indexes), plan.manifest.digest]

@@ -51,12 +51,14 @@ class Target:
         spec: as it was typed, for the row of a new image.
         reference: its name here; None for an image that gets none.
         shown: what it is called in messages and in rows of work under way.
+        refers_to: what its manifest has to have for a subject; None where that does not matter.
     """
 
     ref: str
     spec: ImageSpec
     reference: Reference | None
     shown: str
+    refers_to: Digest | None = None
 
     @classmethod
     def of(cls, spec: ImageSpec) -> Target:
@@ -193,6 +195,7 @@ class Resolver:
         return self._repository.adopt(self._naming(digest, self._platform), asked=asked)
 
     def _plan(self, top: Manifest | Index) -> Plan:
+        self._check_subject(top)
         documents = {top.digest: (top.raw, top.media_type)}
 
         def fetch(descriptor: Descriptor) -> bytes:
@@ -259,6 +262,13 @@ class Resolver:
             digest=digest,
             platform=None if platform is None else platform.normalised().format_all(),
         )
+
+    def _check_subject(self, top: Manifest | Index) -> None:
+        wanted = self._target.refers_to
+        if wanted is not None and (top.subject is None or top.subject.digest != wanted):
+            raise InvalidManifest(
+                f"{self._target.familiar} does not refer to {wanted}, under which its registry lists it"
+            )
 
     def _check_config(self, manifest: Manifest, *, chosen: bool) -> None:
         size = manifest.config.size

@@ -16,7 +16,7 @@ import pytest
 from support import registry as faults
 from support.images import ImageBuilder, json_of, noise, push_index
 from support.registry import FaultRegistry
-from ullage import ImageStatus
+from ullage import ImageStatus, Platform
 
 PLAIN = "--plain-http"
 #: A partial blob of more than this is kept for the next pull.
@@ -322,3 +322,46 @@ def test_a_dumb_terminal_and_a_pipe_get_lines(ullage, image):
         assert process.wait() == 0
     assert b"\x1b" not in os.read(terminal, 4096)
     os.close(terminal)
+
+
+def test_what_refers_to_an_image_is_listed_planned_pulled_and_named(ullage, image, registry):
+    registry.inject("*/referrers/*", faults.referrers())
+    signature = (
+        ImageBuilder(registry, image.repo)
+        .artifact("application/vnd.example.signature")
+        .raw_layer(b"signed", media_type="application/vnd.example.signature")
+        .manifest_fields(subject=image.manifest.descriptor)
+        .push()
+    )
+    name = f"{image.name}@{signature.digest}"
+
+    plans = ullage.run("pull", image.reference, PLAIN, "--with-referrers", "--dry-run").stdout
+    assert name in plans
+    assert registry.count("GET", "*/blobs/*") == 0
+    ullage.run("pull", image.reference, PLAIN)
+    inspected = ullage.run("inspect", "--referrers", image.reference, PLAIN).json
+    (listed,) = inspected["referrers"]
+    assert (listed["reference"], listed["subject"], listed["image_id"]) == (name, image.digest, None)
+    assert "referrers" not in ullage.run("inspect", image.reference).json
+
+    done = ullage.run("pull", image.reference, PLAIN, "--with-referrers")
+
+    assert done.lines == [image.image_id, signature.image_id]
+    assert f"{signature.digest[7:19]} refers to it: application/vnd.example.signature" in done.stderr
+    (listed,) = ullage.run("inspect", "--referrers", image.reference, PLAIN).json["referrers"]
+    assert listed["image_id"] == signature.digest
+    ullage.fail("pull", image.reference, "--with-referrers", "--policy", "never", code=2)
+    ullage.fail("pull", "oci:layout", "--with-referrers", code=2)
+
+
+def test_every_platform_is_pulled(ullage, registry):
+    here = str(Platform.of_host().normalised())
+    builders = [
+        ImageBuilder(registry, "app", platform=each).layer({"a": each.encode()})
+        for each in (here, "linux/s390x")
+    ]
+    images = push_index(registry, "app", builders, "1")
+
+    assert ullage.run("pull", images[0].reference, PLAIN, "--platform", "all").lines == [images[0].image_id]
+
+    assert set(ullage.run("images", "-q").lines) == {each.image_id for each in images}

@@ -171,7 +171,9 @@ def test_hosts_come_in_their_order_and_the_server_last(certs_d):
         """
     )
 
-    assert [(each.name, each.base_url, "resolve" in each.capabilities, each.is_mirror) for each in certs_d.hosts()] == [
+    assert [
+        (each.name, each.base_url, "resolve" in each.capabilities, each.is_mirror) for each in certs_d.hosts()
+    ] == [
         ("b.example", "https://b.example:443/v2", True, True),
         ("a.example:5000", "http://a.example:5000/v2", False, True),
         ("c.example", "https://c.example:443/prefix/v2", True, True),
@@ -277,7 +279,7 @@ def test_what_newer_files_say_beside_is_left_to_those_who_know_it(certs_d):
         ('dial_timeout = "soon"', 1, "dial_timeout is a duration"),
         ("dial_timeout = 5", 1, "dial_timeout is a duration"),
         ('dial_timeout = "0s"', 1, "dial_timeout is a duration"),
-        ('proxy = "socks5://x.example"', 1, "neither http nor https"),
+        ('proxy = "socks4://x.example"', 1, "neither http nor https"),
         ("proxy = 5", 1, "proxy is a URL"),
         ("header = 5", 1, "header is a table"),
         ("[header]\nx-a = 5\n", 2, "header x-a is"),

@@ -9,10 +9,11 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.request
 
 import pytest
 
-from support.images import ImageBuilder
+from support.images import OCI_INDEX, ImageBuilder, json_of
 from support.registry import FaultRegistry
 from ullage.digest import Digest
 from ullage.errors import AuthenticationFailed, ContentError, ManifestUnknown
@@ -127,3 +128,40 @@ def test_docker_registry_refuses_whom_it_does_not_know(client, real):
         with pytest.raises(AuthenticationFailed) as caught:
             client.repo(Reference.parse(f"{host}/app:1"), auth=wrong).get_manifest("1")
         assert caught.value.registry_errors == (("UNAUTHORIZED", "authentication required"),)
+
+
+@pytest.mark.parametrize("real", ["open"], indirect=True)
+def test_referrers_by_tag_where_there_is_no_api(client, real):
+    """
+    Debian's docker-registry knows no referrers API: the list stands under a tag, where a client that pushes puts it.
+    """
+    host, _ = real
+    with FaultRegistry() as ours:
+        image = ImageBuilder(ours, "app").layer({"a": b"a"}).push("1")
+        signature = (
+            ImageBuilder(ours, "app")
+            .artifact("application/vnd.example.signature")
+            .raw_layer(b"signed", media_type="application/vnd.example.signature")
+            .manifest_fields(subject=image.manifest.descriptor)
+            .push("signature")
+        )
+        entry = signature.manifest.descriptor | {"artifactType": "application/vnd.example.signature"}
+        for each in ("1", "signature"):
+            skopeo(
+                "copy", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false",
+                f"docker://{ours.host}/app:{each}", f"docker://{host}/app:{each}",
+            )  # fmt: skip
+
+    put = urllib.request.Request(
+        f"http://{host}/v2/app/manifests/{image.digest.replace(':', '-')}",
+        json_of({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}),
+        {"Content-Type": OCI_INDEX},
+        method="PUT",
+    )
+    with urllib.request.urlopen(put, timeout=10) as answer:
+        assert answer.status == 201
+    repo = client.repo(Reference.parse(f"{host}/app:1"))
+
+    (found,) = repo.referrers(image.digest)
+    assert (found.digest, found.artifact_type) == (signature.digest, "application/vnd.example.signature")
+    assert repo.referrers(signature.digest) == ()

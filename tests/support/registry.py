@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import json
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import quote
 
 from ullage.demo.registry import LoopbackRegistry
-from ullage.httpd import Asked, Connection, Reply, error_reply
+from ullage.httpd import Asked, Connection, Reply, error_reply, json_reply
 
 #: A stalled handler that nobody releases ends here; no test waits for it.
 _STALL_SECONDS = 20.0
@@ -257,6 +259,36 @@ def shorter(by: int = 1) -> Fault:
         reply = hit.reply()
         body = _body(reply)[:-by]
         return replace(reply, body=body, start=0, length=len(body))
+
+    return fault
+
+
+def referrers(*, page_size: int = 1000, filters: bool = True) -> Fault:
+    """
+    The referrers API: what says in its ``subject`` that it refers to the digest in the path.
+    """
+
+    def fault(hit: Hit) -> Reply:
+        _, _, name, _, digest = hit.asked.path.split("/", 4)
+        wanted = hit.asked.query.get("artifactType", [""])[0]
+        found = []
+        for each, manifest in hit.registry._manifests.get(name, {}).items():
+            content = json.loads(manifest.raw)
+            if content.get("subject", {}).get("digest") != digest:
+                continue
+            kind = content.get("artifactType") or content["config"]["mediaType"]
+            if not filters or wanted in ("", kind):
+                entry = {"mediaType": manifest.media_type, "digest": each, "size": len(manifest.raw)}
+                found.append(entry | {"artifactType": kind, "annotations": content.get("annotations", {})})
+        start = int(hit.asked.query.get("start", ["0"])[0])
+        more = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+        if wanted and filters:
+            more["OCI-Filters-Applied"] = "artifactType"
+        if start + page_size < len(found):
+            kept = f"artifactType={quote(wanted)}&" if wanted else ""
+            more["Link"] = f'<{hit.asked.path}?{kept}start={start + page_size}>; rel="next"'
+        index = {"schemaVersion": 2, "manifests": found[start : start + page_size]}
+        return json_reply(index, more)
 
     return fault
 

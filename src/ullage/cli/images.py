@@ -12,12 +12,14 @@ import click
 from ullage.cli.failures import describe, tell
 from ullage.cli.opening import StoreCommand, changing, looking
 from ullage.cli.output import ago, emit, emit_json, plain, say, short, table
+from ullage.cli.registries import registry_options
 from ullage.errors import ImageError, ImageNotFound, InvalidReference, UnsupportedContent
 from ullage.sizes import human
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ullage.cli.registries import Reach
     from ullage.document import Descriptor
     from ullage.model import ImageStatus
     from ullage.service import ImageService
@@ -67,18 +69,26 @@ def images(*, reference: str | None, as_json: bool, quiet: bool, digests: bool, 
     epilog="""\b
     Examples:
       ullage inspect alpine
-      ullage inspect 4bcff63911fc | python3 -m json.tool""",
+      ullage inspect 4bcff63911fc | python3 -m json.tool
+      ullage inspect --referrers ghcr.io/org/app:1""",
 )
 @click.argument("image")
-def inspect(*, image: str) -> None:
+@click.option(
+    "--referrers",
+    is_flag=True,
+    help="Ask the registry what refers to the image: signatures, lists of parts, proofs of origin.",
+)
+@registry_options
+def inspect(*, image: str, referrers: bool, reach: Reach) -> int:
     """
     Print all about IMAGE as a JSON object.
 
     IMAGE is a reference, an image id, or the first digits of one. The object has the fields of the image's
     status, and `config` (as it came from the registry), `manifest` (media type, digest, size, and the
-    descriptors of config and layers) and `storage` (what the image takes alone, and what it shares).
+    descriptors of config and layers) and `storage` (what the image takes alone, and what it shares). No
+    registry is asked but for --referrers, which adds them under `referrers`.
     """
-    with looking() as service:
+    with looking(registry=reach.client() if referrers else None) as service:
         status = None if service is None else service.image_status(image)
         if service is None or status is None:
             raise ImageNotFound(f"no such image: {image}", image=image)
@@ -87,8 +97,10 @@ def inspect(*, image: str) -> None:
             "config": _config(service, status),
             "manifest": _manifest(service, status),
             "storage": plain(service.image_storage(status)[0]),
+            **({"referrers": plain(service.referrers(image))} if referrers else {}),
         }
     emit_json(document, indent=2)
+    return 0
 
 
 @click.command(

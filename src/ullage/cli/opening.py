@@ -117,7 +117,7 @@ def there_is_a_store(root: Path) -> bool:
 
 
 @contextmanager
-def looking() -> Iterator[ImageService | None]:
+def looking(*, registry: RegistryClient | None = None) -> Iterator[ImageService | None]:
     """
     The store, read-only; None when there is none, and nothing is made.
     """
@@ -129,7 +129,7 @@ def looking() -> Iterator[ImageService | None]:
     # start.
     from ullage.service import ImageService  # noqa: PLC0415
 
-    with ImageService.open(root, read_only=True) as service:
+    with ImageService.open(root, registry=registry, read_only=True) as service:
         yield service
 
 

@@ -14,15 +14,18 @@ from ullage.cli import signals
 from ullage.cli.carry import bring
 from ullage.cli.failures import describe, tell
 from ullage.cli.opening import StoreCommand, changing, current_root, rehearsing, there_is_a_store
-from ullage.cli.output import emit, emit_json, say
+from ullage.cli.output import emit, emit_json, printable, say, short
 from ullage.cli.progress import progress
 from ullage.cli.registries import registry_options
 from ullage.errors import ImageError, ImageNotFound, InvalidReference, StorageLimitExceeded
 from ullage.sizes import human
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ullage.cli.registries import Reach
-    from ullage.model import AuthConfig, ImageStatus, PullPlan
+    from ullage.model import AuthConfig, ImageStatus, PullPlan, PullPolicy
+    from ullage.service import ImageService
 
 __all__ = ["pull"]
 
@@ -73,6 +76,11 @@ __all__ = ["pull"]
     is_flag=True,
     help="Only say what would be fetched, whether it fits, and which images --evict would take.",
 )
+@click.option(
+    "--with-referrers",
+    is_flag=True,
+    help="Pull what refers to each image as well: signatures, lists of parts, proofs of origin.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each image, one a line.")
 @click.option(
@@ -91,6 +99,7 @@ def pull(
     reach: Reach,
     evict: bool,
     dry_run: bool,
+    with_referrers: bool,
     quiet: bool,
     as_json: bool,
     timeout: float | None,
@@ -104,15 +113,16 @@ def pull(
     what it had received of large blobs stays, counted, and the next pull goes on from there. After a failure
     the other images are still pulled; the exit code is that of the first failure.
     """
-    places = _places(images, refused=dry_run or policy == "never")
+    places = _places(images, refused=dry_run or with_referrers or policy == "never")
     auth = _auth(creds, tuple(each for each in images if each not in places), from_stdin=creds_stdin)
-    if policy == "never" and not there_is_a_store(current_root()):
-        raise ImageNotFound(f"{images[0]} is not here, and may not be pulled", image=images[0])
+    if policy == "never":
+        _check_never(images[0], with_referrers=with_referrers)
     from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
 
     if dry_run:
         with rehearsing(registry=reach.client()) as service:
-            plans = [service.plan_pull(image, auth=auth, platform=platform, evict=evict) for image in images]
+            wanted = _with_referrers(service, images, auth) if with_referrers else images
+            plans = [service.plan_pull(image, auth=auth, platform=platform, evict=evict) for image in wanted]
         return _print_plans(plans, as_json=as_json)
 
     exit_code = 0
@@ -122,17 +132,12 @@ def pull(
         signals.gently(cancel.set) as stop,
     ):
 
-        def pull_one(image: str) -> list[ImageStatus]:
+        def pull_one(image: str) -> Iterator[ImageStatus]:
             how = _How(platform=platform, evict=evict, timeout=timeout, cancel=cancel)
             if image in places:
-                return bring(service, image, quiet=quiet, **how)
-            with progress(image, quiet=quiet) as shown:
-                status = service.pull_image(
-                    image, auth=auth, policy=PullPolicy(policy), on_progress=shown, **how
-                )
-            if not quiet:
-                say(shown.summary(status))
-            return [status]
+                return iter(bring(service, image, quiet=quiet, **how))
+            policed = PullPolicy(policy)
+            return _pull(service, image, how, auth, policed, quiet=quiet, with_referrers=with_referrers)
 
         for image in images:
             try:
@@ -148,6 +153,30 @@ def pull(
     return exit_code
 
 
+def _check_never(image: str, *, with_referrers: bool) -> None:
+    """
+    Raises:
+        UsageError: a registry would have to be asked all the same.
+        ImageNotFound: there is no store, so *image* is not in it.
+    """
+    if with_referrers:
+        raise click.UsageError(
+            "--with-referrers asks the registry, and --policy never forbids it", click.get_current_context()
+        )
+    if not there_is_a_store(current_root()):
+        raise ImageNotFound(f"{image} is not here, and may not be pulled", image=image)
+
+
+def _with_referrers(
+    service: ImageService, images: tuple[str, ...], auth: AuthConfig | None
+) -> tuple[str, ...]:
+    """
+    *images*, and what refers to them.
+    """
+    found = [each for image in images for each in service.referrers(image, auth=auth, follow=True)]
+    return (*images, *(each.reference for each in found))
+
+
 class _How(TypedDict):
     """
     What is the same for a registry and for an archive.
@@ -157,6 +186,43 @@ class _How(TypedDict):
     evict: bool
     timeout: float | None
     cancel: threading.Event
+
+
+def _pull(
+    service: ImageService,
+    image: str,
+    how: _How,
+    auth: AuthConfig | None,
+    policy: PullPolicy,
+    *,
+    quiet: bool,
+    with_referrers: bool,
+) -> Iterator[ImageStatus]:
+    """
+    *image* from its registry, and what refers to it: each an image of its own, and named.
+    """
+    with progress(image, quiet=quiet) as shown:
+        status = service.pull_image(image, auth=auth, policy=policy, on_progress=shown, **how)
+    if not quiet:
+        say(shown.summary(status))
+    yield status
+    if not with_referrers:
+        return
+    with progress(f"what refers to {image}", quiet=quiet) as shown:
+        found = service.pull_referrers(
+            image,
+            auth=auth,
+            on_progress=shown,
+            evict=how["evict"],
+            timeout=how["timeout"],
+            cancel=how["cancel"],
+        )
+    for each in found:
+        if not quiet:
+            manifest = service.manifest(each)
+            kind = printable(manifest.artifact_type or manifest.config.media_type)
+            say(f"{image}: {short(each.image_id)} refers to it: {kind}")
+        yield each
 
 
 def _places(images: tuple[str, ...], *, refused: bool) -> set[str]:
@@ -171,7 +237,7 @@ def _places(images: tuple[str, ...], *, refused: bool) -> set[str]:
     places = {image for image in images if Place.named(image) is not None}
     if places and refused:
         raise click.UsageError(
-            "a layout or an archive is always read: --dry-run and --policy never are for registries",
+            "a layout or an archive is always read: --dry-run, --with-referrers and --policy never are for registries",
             click.get_current_context(),
         )
     return places

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ullage.blobs import BlobFiles
 from ullage.digest import CONTENT_ALGORITHMS, Digest
@@ -30,15 +30,14 @@ from ullage.model import (
 )
 from ullage.planning import plan_pull
 from ullage.platform import Platform
-from ullage.pull import Pull
 from ullage.recovery import collect, reap, recover, with_headroom
 from ullage.reference import ImageSpec
 from ullage.registry import RegistryClient
 from ullage.releases import database_in
-from ullage.resolve import Target
 from ullage.revision import guard
 from ullage.service.carrying import Carrying
 from ullage.service.handle import platform_choice
+from ullage.service.referring import Referring
 from ullage.service.serving import Serving
 from ullage.service.storing import Storing, check_limit
 from ullage.service.unpacking import Unpacking
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageService"]
 
 
-class ImageService(Carrying, Unpacking, Serving, Storing):
+class ImageService(Carrying, Referring, Unpacking, Serving, Storing):
     """
     A store of container images under one directory.
 
@@ -141,7 +140,7 @@ class ImageService(Carrying, Unpacking, Serving, Storing):
 
     # ------------------------------------------------------------------ pull
 
-    def pull_image(
+    def pull_image(  # noqa: PLR0913 -- each is a choice of its own, by name, with a default
         self,
         image: str | ImageSpec,
         *,
@@ -152,6 +151,7 @@ class ImageService(Carrying, Unpacking, Serving, Storing):
         cancel: threading.Event | None = None,
         on_progress: ProgressCallback | None = None,
         evict: bool | None = None,
+        with_referrers: bool = False,
     ) -> ImageStatus:
         """
         Have an image: from here when it is known, else from its registry.
@@ -171,6 +171,7 @@ class ImageService(Carrying, Unpacking, Serving, Storing):
             on_progress: called in this thread, at most some twenty times a second for each blob that moves.
             evict: whether the least recently used images may go to make room, never a pinned or held one; as the
                 service was opened by default. It all fits and they go, or nothing goes.
+            with_referrers: then `pull_referrers` as well. What that raises says nothing of the image, which is here.
 
         Raises:
             InvalidReference: *image* or *platform* does not parse.
@@ -179,31 +180,31 @@ class ImageService(Carrying, Unpacking, Serving, Storing):
             PullFailed: it ended without an image; see its subclasses.
             StoreError: the store could not do it.
         """
+        if with_referrers and policy is PullPolicy.NEVER:
+            raise ValueError("with_referrers asks the registry, and the policy forbids it")
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
         asked, every = platform_choice(platform)
-        known = self._known(spec, asked, policy, every=every)
-        if known is not None:
-            return self._used(known)
-        # Before anybody is asked anything.
-        _require_content(spec.normalised().digest)
-        self._database.require_writable()
-        if isinstance(self._registry, SimulatedRegistry):
-            return self._register_simulated(self._registry, spec)
         deadline = None if timeout is None else time.monotonic() + timeout
-        status = Pull(
-            repository=self._repository,
-            files=self._files,
-            repo=self._registry.repo(spec.normalised(), auth=auth),
-            target=Target.of(spec),
-            platform=asked,
-            deadline=deadline,
-            cancel=cancel,
-            on_progress=on_progress,
-            evict=self._policy is not None if evict is None else evict,
-            every=every,
-            patience=self._database.patience,
-        ).run()
-        return self._used(status)
+        status = self._known(spec, asked, policy, every=every)
+        if status is not None:
+            status = self._used(status)
+        else:
+            status = self._asked_for(
+                spec,
+                auth=auth,
+                platform=asked,
+                every=every,
+                deadline=deadline,
+                cancel=cancel,
+                on_progress=on_progress,
+                evict=evict,
+            )
+        if with_referrers:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self.pull_referrers(
+                spec, auth=auth, timeout=left, cancel=cancel, on_progress=on_progress, evict=evict
+            )
+        return status
 
     def plan_pull(
         self,
@@ -288,6 +289,14 @@ class ImageService(Carrying, Unpacking, Serving, Storing):
                 f"{reference.familiar} is not here, and may not be pulled", image=str(reference)
             )
         return known
+
+    def _asked_for(self, spec: ImageSpec, **options: Any) -> ImageStatus:  # noqa: ANN401 -- those of `_pull`
+        # Before anybody is asked anything.
+        _require_content(spec.normalised().digest)
+        self._database.require_writable()
+        if isinstance(self._registry, SimulatedRegistry):
+            return self._register_simulated(self._registry, spec)
+        return self._pull(spec, **options)
 
     def _register_simulated(self, registry: SimulatedRegistry, spec: ImageSpec) -> ImageStatus:
         return self._with_room(
