@@ -6,19 +6,20 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from types import SimpleNamespace
+import sys
+import tarfile
+from pathlib import Path
 
 import pytest
 
-from support.archives import Layout
-from support.images import ImageBuilder
+from support.archives import Layout, built
 
 
 @pytest.fixture
 def layout(tmp_path):
-    builder = ImageBuilder(SimpleNamespace(host="example.com"), "app").layer({"etc/motd": b"hello"})
-    layout = Layout(tmp_path / "layout").add(builder.build(), "app:1")
-    layout.image = builder.build()
+    image = built("app", {"etc/motd": b"hello"}, 300_000)
+    layout = Layout(tmp_path / "layout").add(image, "app:1")
+    layout.image = image
     return layout
 
 
@@ -66,3 +67,48 @@ def test_an_import_that_is_interrupted_leaves_nothing(ullage, wait_until):
 
         assert process.wait(timeout=30) == 130
     assert ullage.usage()["reserved_bytes"] == 0
+
+
+def test_export_writes_an_archive_and_says_so(ullage, layout, tmp_path):
+    ullage.run("import", layout.write())
+
+    done = ullage.run("export", "app:1", "out.tar")
+    piped = subprocess.run(
+        f"{sys.executable} -m ullage export app:1 - | {sys.executable} -m ullage --root {tmp_path / 'two'} import -",
+        shell=True,
+        env=ullage.environment,
+        capture_output=True,
+        check=True,
+    )
+
+    assert (done.stdout, done.stderr) == ("", "out.tar: 1 image\n")
+    with tarfile.open(ullage.home / "out.tar") as archive:
+        assert "index.json" in archive.getnames()
+    assert piped.stdout.decode().strip() == layout.image.image_id
+
+
+def test_an_image_is_held_while_it_goes_out(ullage, layout):
+    ullage.run("import", layout.write())
+    with ullage.start("export", "app:1", "-") as process:
+        process.stdout.read(1)
+
+        assert "is held by" in ullage.fail("rm", "app:1", code=5)
+
+        assert len(process.stdout.read()) > 300_000
+        assert process.wait(timeout=30) == 0
+    ullage.run("rm", "app:1")
+
+
+def test_what_cannot_be_written_is_a_line_and_a_code(ullage, layout):
+    ullage.run("import", layout.write())
+
+    assert (
+        ullage.fail("export", "app:1", "no/where", code=1)
+        == "cannot write no/where: No such file or directory"
+    )
+    assert "no such image" in ullage.fail("export", "other", "out.tar", code=3)
+    with Path("/dev/full").open("wb") as full:
+        process = ullage.start("export", "app:1", "-", stdout=full)
+        assert b"no space left where standard output is written" in process.communicate(timeout=30)[1]
+        assert process.returncode == 15
+    assert not (ullage.home / "out.tar").exists()

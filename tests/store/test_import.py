@@ -8,12 +8,11 @@ import contextlib
 import gzip
 import os
 import threading
-from types import SimpleNamespace
 
 import pytest
 
-from support.archives import DockerSave, Layout, Link, Saved, tar_bytes
-from support.images import OCI_INDEX, OCI_MANIFEST, Blob, ImageBuilder, gzip_of, json_of, noise, tar_of
+from support.archives import NOWHERE, DockerSave, Layout, Link, built, saved, tar_bytes
+from support.images import OCI_INDEX, OCI_MANIFEST, Blob, ImageBuilder, gzip_of, json_of, noise
 from support.store import query, snapshot
 from ullage import (
     ContentError,
@@ -32,26 +31,6 @@ from ullage import (
 )
 from ullage.digest import digest_of
 from ullage.layer.decompress import zstd
-
-NOWHERE = SimpleNamespace(host="example.com")
-
-
-def built(repo="app", *layers, **options):
-    builder = ImageBuilder(NOWHERE, repo, **options)
-    for number, each in enumerate(layers or ({"etc/a": b"a"},)):
-        builder.layer(each if isinstance(each, dict) else {f"noise{number}": noise(each, f"{repo}{number}")})
-    return builder.build()
-
-
-def saved(*tags, layers=({"etc/a": b"a"},), seed=""):
-    tars = tuple(tar_of(each) for each in layers)
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "author": seed,
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(tar) for tar in tars]},
-    }
-    return Saved(json_of(config), tars, tags)
 
 
 def bytes_of(store, digest):

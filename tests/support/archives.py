@@ -14,10 +14,12 @@ import io
 import json
 import tarfile
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from support.images import json_of
+from support.images import ImageBuilder, json_of, noise, tar_of
 from ullage.archive import CONTAINERD_NAME, REF_NAME
+from ullage.digest import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
     from support.images import Image
 
-__all__ = ["DockerSave", "Layout", "Saved", "tar_bytes"]
+__all__ = ["NOWHERE", "DockerSave", "Layout", "Link", "Saved", "built", "saved", "tar_bytes"]
+
+#: Of images that no registry has.
+NOWHERE = SimpleNamespace(host="example.com")
 
 
 class Layout:
@@ -85,8 +90,6 @@ class Saved:
 
     @property
     def image_id(self) -> str:
-        from ullage.digest import digest_of  # noqa: PLC0415
-
         return digest_of(self.config)
 
 
@@ -101,8 +104,6 @@ class DockerSave:
         self.entries: list[dict[str, Any]] = []
 
     def add(self, image: Saved) -> DockerSave:
-        from ullage.digest import digest_of  # noqa: PLC0415
-
         names = []
         for layer in image.layers:
             encoded = digest_of(layer).encoded
@@ -154,3 +155,27 @@ def tar_bytes(files: Mapping[str, bytes | Link] | Iterable[tuple[str, bytes | Li
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def built(repo: str = "app", *layers: dict[str, bytes] | int, **options: Any) -> Image:
+    """
+    An image with *layers*: their files, or how many bytes of noise.
+    """
+    builder = ImageBuilder(NOWHERE, repo, **options)
+    for number, each in enumerate(layers or ({"etc/a": b"a"},)):
+        builder.layer(each if isinstance(each, dict) else {f"noise{number}": noise(each, f"{repo}{number}")})
+    return builder.build()
+
+
+def saved(*tags: str, layers: Iterable[dict[str, bytes]] = ({"etc/a": b"a"},), seed: str = "") -> Saved:
+    """
+    An image as docker saves it; those of another *seed* differ in their configs alone.
+    """
+    tars = tuple(tar_of(each) for each in layers)
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "author": seed,
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(tar) for tar in tars]},
+    }
+    return Saved(json_of(config), tars, tags)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ullage.archive.files import Files, Part
 
-__all__ = ["INDEX", "LAYOUT", "LAYOUT_FILE", "OciLayout"]
+__all__ = ["INDEX", "LAYOUT", "LAYOUT_FILE", "MAX_INDEX_BYTES", "OciLayout"]
 
 #: The file that makes a directory a layout, and what stands in it.
 LAYOUT_FILE: Final = "oci-layout"
@@ -25,7 +25,7 @@ LAYOUT: Final = b'{"imageLayoutVersion": "1.0.0"}'
 INDEX: Final = "index.json"
 _MAX_LAYOUT_BYTES: Final = 4096
 #: Of an ``index.json``. A store of a hundred thousand images writes one of some eighty megabytes.
-_MAX_INDEX_BYTES: Final = 256 << 20
+MAX_INDEX_BYTES: Final = 256 << 20
 _MAX_IMAGES: Final = 1_000_000
 
 
@@ -42,11 +42,11 @@ class OciLayout:
         self._files = files
         self.where = files.where
         self._require_version()
-        raw = read_all(files, INDEX, max_bytes=_MAX_INDEX_BYTES)
+        raw = read_all(files, INDEX, max_bytes=MAX_INDEX_BYTES)
         if raw is None:
             raise InvalidArchive(f"{self.where}: an OCI layout without {INDEX}", path=self.where)
         try:
-            document = read_object(raw, max_bytes=_MAX_INDEX_BYTES)
+            document = read_object(raw, max_bytes=MAX_INDEX_BYTES)
             self.images: Sequence[Listed] = _listed(
                 descriptors_in(document, "manifests", limit=_MAX_IMAGES), self.where
             )

@@ -79,6 +79,25 @@ class Place:
             )
         return cls.named(text) or cls("", text)
 
+    def of(self, transport: str) -> Place:
+        """
+        The same with a transport that somebody said beside it.
+
+        Raises:
+            InvalidReference: there is no such transport, or it has another.
+        """
+        if (
+            transport not in _TRANSPORTS
+            or self.transport not in ("", transport)
+            or (transport == OCI_DIRECTORY and self.is_pipe)
+        ):
+            raise InvalidReference(
+                f"{self} is not to be had as {transport}",
+                reference=str(self),
+                hint=f"it is one of {', '.join(_TRANSPORTS)}",
+            )
+        return Place(transport, self.path, self.name)
+
     @property
     def is_pipe(self) -> bool:
         return self.path == PIPE

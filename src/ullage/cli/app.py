@@ -44,6 +44,7 @@ _HOMES: Final = {
     "login": "login",
     "logout": "login",
     "import": "carry",
+    "export": "carry",
     "demo": "demo",
 }
 

@@ -1,5 +1,5 @@
 """
-``import``: images from directories and archives.
+``import`` and ``export``: images from directories and archives, and into them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ullage.model import ImageStatus
     from ullage.service import ImageService
 
-__all__ = ["bring", "import_"]
+__all__ = ["bring", "export", "import_"]
 
 
 @click.command(
@@ -92,6 +92,43 @@ def import_(
             stop.check()
         for image in found:
             emit_json(image) if as_json else emit(image.image_id)
+
+
+@click.command(
+    cls=StoreCommand,
+    epilog="""\b
+    Examples:
+      ullage export app:1 other:2 images.tar       an OCI archive of both
+      ullage export app:1 docker-archive:app.tar   for docker load
+      ullage export app:1 oci:layout:latest        into an OCI layout, new or not
+      ullage export app:1 - --format docker-archive | docker load""",
+)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("path")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["oci", "oci-archive", "docker-archive"]),
+    help="What to write. Default: what PATH says, else an OCI archive, or a layout where there is a directory.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No summary.")
+def export(*, images: tuple[str, ...], path: str, form: str | None, quiet: bool) -> None:
+    """
+    Write images to a directory or an archive.
+
+    PATH is a file, a directory or - for a pipe; oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE say
+    what it is to be. What the images share is in it once, and the same images give the same bytes. A file that
+    is there is replaced when the new one is whole; a layout that is there is added to.
+    """
+    if path == "-" and sys.stdout.isatty():
+        raise click.UsageError(
+            "an archive is not for a terminal: send it somewhere", click.get_current_context()
+        )
+    with changing(image=images[0]) as service:
+        found = service.export_images(images, path, form=form)
+    if not quiet:
+        count = len({image.id for image in found})
+        say(f"{path}: {count} image{'s' * (count != 1)}")
 
 
 def bring(

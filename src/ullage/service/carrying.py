@@ -6,22 +6,25 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, BinaryIO
 
-from ullage.archive import Place, open_source, reference_of
-from ullage.errors import InvalidReference, PullCancelled
+from ullage.archive import Outgoing, Place, open_destination, open_source, reference_of
+from ullage.errors import DigestMismatch, InvalidReference, PullCancelled, SizeMismatch, StoreCorrupt
 from ullage.pull import Pull
-from ullage.reference import ImageSpec, parse_normalized
+from ullage.reference import ImageSpec, Reference, parse_normalized
 from ullage.resolve import Target
 from ullage.service.changing import Changing
-from ullage.service.handle import platform_choice
+from ullage.service.handle import ImageLike, key_of, platform_choice
 from ullage.spool import Spool
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ullage.archive import Listed, Source
+    from ullage.digest import Digest
+    from ullage.manifest import Manifest
     from ullage.model import ImageStatus, ProgressCallback
     from ullage.platform import Platform
 
@@ -103,6 +106,108 @@ class Carrying(Changing):
             images = opened.choose(place.name)
             named = [(image, _targets(image, name, opened.where, of=len(images))) for image in images]
             return [self._all_names(image, targets, opened, pull) for image, targets in named]
+
+    def export_images(
+        self,
+        images: Iterable[ImageLike],
+        destination: str | os.PathLike[str] | Place,
+        *,
+        form: str | None = None,
+    ) -> list[ImageStatus]:
+        """
+        Write images to an OCI layout, an OCI archive or a Docker archive; what they share is in it once.
+
+        The same images give the same bytes, in whatever order they are named. A file is written beside its place and
+        takes it when it is whole; a layout that is there is added to, and its tags move at once. Nobody can remove
+        the images meanwhile. An image that is named by a reference gets that name there, one that is named by its id
+        all of its tags. Of an index it is the one platform that is here.
+
+        Args:
+            destination: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE``, or a path; ``-`` is
+                standard output. A path is an OCI archive by default, or a layout where there is a directory. A
+                TAG is the name there of the one image.
+            form: ``oci``, ``oci-archive`` or ``docker-archive``, for a destination that does not say.
+
+        Raises:
+            ImageNotFound: one of them is not here, or its content is kept elsewhere.
+            InvalidReference: no images, or several for one TAG.
+            InvalidArchive: there is a directory that is no layout.
+            UnsupportedContent: a Docker archive has no room for what it is.
+            StoreCorrupt: a blob is not what its row says.
+            DiskFull: there is no room where it is written.
+            ImageError: it cannot be written there.
+        """
+        place = destination if isinstance(destination, Place) else Place.parse(os.fspath(destination))
+        if form is not None:
+            place = place.of(form)
+        self._database.require_writable()
+        with ExitStack() as held:
+            named = list(images)
+            statuses = [held.enter_context(self.hold(image)) for image in named]
+            outgoing = self._outgoing(zip(named, statuses, strict=True), place)
+            writer = open_destination(place)
+            try:
+                for each in outgoing:
+                    writer.add(each)
+                writer.finish()
+            except (DigestMismatch, SizeMismatch) as error:
+                raise StoreCorrupt(
+                    f"a blob is not what its name says: {error.message}",
+                    hint="`ullage check --digests --repair` fetches it again",
+                ) from error
+            finally:
+                writer.discard()
+        return statuses
+
+    def _outgoing(self, images: Iterable[tuple[ImageLike, ImageStatus]], place: Place) -> list[Outgoing]:
+        """
+        What goes out, each manifest once, in the order of their digests.
+
+        Raises:
+            InvalidReference: there is none, or one name for several.
+        """
+        names: dict[Digest, set[str]] = {}
+        manifests: dict[Digest, Manifest] = {}
+        for image, status in images:
+            named = self._named(image, status)
+            keys: list[int | str] = [*named] or [status.id]
+            for key in keys:
+                manifest = self.manifest(key)
+                manifests[manifest.digest] = manifest
+                names.setdefault(manifest.digest, set()).update(named and [str(key)])
+        if not manifests:
+            raise InvalidReference("no images to export", reference="")
+        if place.name and len(manifests) > 1:
+            raise InvalidReference(
+                f"{len(manifests)} images, and {place} names one",
+                reference=place.name,
+                hint="leave the name out",
+            )
+        return [
+            Outgoing(
+                top=manifest.descriptor,
+                documents={digest: manifest.raw},
+                blobs=manifest.blobs,
+                names=(place.name,) if place.name else tuple(sorted(names[digest])),
+                open=self._open_held,
+            )
+            for digest, manifest in sorted(manifests.items())
+        ]
+
+    def _named(self, image: ImageLike, status: ImageStatus) -> list[str]:
+        """
+        The references that an image goes out by: the one that it was named by, else all of its tags.
+        """
+        key = key_of(image)
+        if isinstance(key, str):
+            with suppress(InvalidReference):  # then it is an id
+                reference = str(Reference.parse(key))
+                if reference in (*status.repo_tags, *status.repo_digests):
+                    return [reference]
+        return list(status.repo_tags)
+
+    def _open_held(self, digest: Digest) -> BinaryIO:
+        return self._files.open(digest)
 
     def _all_names(
         self,
