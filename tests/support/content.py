@@ -16,8 +16,8 @@ __all__ = ["Content", "content_of", "lost"]
 #: By table: the columns, and the rows in the order of their values.
 Content = dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]
 
-#: What says at which revision a store is, and so is another in each.
-_MARKS = ("min_reader", "min_writer")
+#: What says at which revision a store is, and so is another in each; and how often a counter changed.
+_MARKS = ("min_reader", "min_writer", "ledger")
 
 
 def content_of(root: Path) -> Content:

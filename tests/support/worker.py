@@ -68,12 +68,15 @@ class Worker:
     def __init__(self, root: Path, **options: object) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.worker", str(root), json.dumps(options)],
-            env=environment(),
+            env=self._environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.pid = self._process.pid
+
+    def _environment(self) -> dict[str, str]:
+        return environment()
 
     def ready(self) -> None:
         assert self.answer() == "ready"

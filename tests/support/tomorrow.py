@@ -1,0 +1,124 @@
+"""
+The next release: this one, with one revision more. For processes of their own, which share a root with ours.
+
+    release = Tomorrow(folder, min_reader=1, min_writer=9)
+    release.run("print(ImageService.open(sys.argv[1]).image_count())", root)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ullage
+from support.worker import environment
+from ullage.schema import HEAD_REVISION, LEVEL, REVISIONS
+
+__all__ = ["NEXT_LEVEL", "NEXT_REVISION", "Tomorrow"]
+
+NEXT_LEVEL = LEVEL + 1
+NEXT_REVISION = f"{NEXT_LEVEL:04}"
+
+_PROJECT = Path(__file__).parent.parent.parent
+_REVISION = '''"""
+What comes next.
+"""
+
+from alembic import op
+
+revision = "{revision}"
+down_revision = "{before}"
+branch_labels = depends_on = None
+min_reader, min_writer = {min_reader}, {min_writer}
+losses = ("SELECT 'wishes', count(*), 0 FROM wishes",)
+directories = ("dreams",)
+
+
+def upgrade():
+    op.execute("CREATE TABLE wishes (id INTEGER PRIMARY KEY, wish TEXT NOT NULL) STRICT")
+    {upgrade}
+
+
+def downgrade():
+    op.execute("DROP TABLE wishes")
+'''
+_PRELUDE = (
+    "import sys\nfrom pathlib import Path\nfrom ullage import *\nfrom ullage import releases, migrate\n"
+)
+
+
+class Tomorrow:
+    """
+    A package laid out in *folder*, most of it links to ours.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        min_reader: int = NEXT_LEVEL,
+        min_writer: int = NEXT_LEVEL,
+        upgrade: str = "pass",
+    ) -> None:
+        self.folder = folder
+        ours = Path(ullage.__file__).parent
+        theirs = folder / "ullage"
+        versions = theirs / "migrations" / "versions"
+        versions.mkdir(parents=True)
+        for path in ours.iterdir():
+            if path.name not in ("schema.py", "__pycache__", "migrations"):
+                (theirs / path.name).symlink_to(path)
+        for source, target in (
+            (_PROJECT / "migrations", theirs / "migrations"),
+            (_PROJECT / "migrations" / "versions", versions),
+        ):
+            for path in source.iterdir():
+                if path.is_file():
+                    (target / path.name).symlink_to(path)
+        text, found = re.subn(
+            r"^REVISIONS: Final = .*$",
+            f"REVISIONS: Final = {(*REVISIONS, NEXT_REVISION)!r}",
+            (ours / "schema.py").read_text(),
+            flags=re.MULTILINE,
+        )
+        assert found == 1
+        (theirs / "schema.py").write_text(text)
+        (versions / f"{NEXT_REVISION}_next.py").write_text(
+            _REVISION.format(
+                revision=NEXT_REVISION,
+                before=HEAD_REVISION,
+                min_reader=min_reader,
+                min_writer=min_writer,
+                upgrade=upgrade,
+            )
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        here = environment()
+        return here | {"PYTHONPATH": os.pathsep.join([str(self.folder), here["PYTHONPATH"]])}
+
+    def run(self, code: str, *arguments: object, fails: bool = False) -> str:
+        """
+        What *code* printed; with *fails*, what it said of its failure.
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", _PRELUDE + code, *map(str, arguments)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode != 0) == fails, done.stderr
+        return done.stderr if fails else done.stdout
+
+    def open(self, root: Path) -> None:
+        """
+        Open the store and close it again, which upgrades it.
+        """
+        said = self.run("with ImageService.open(sys.argv[1]): print(migrate.HEAD_REVISION)", root)
+        assert said == f"{NEXT_REVISION}\n"
