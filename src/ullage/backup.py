@@ -50,7 +50,9 @@ class Watch:
         """
         Watch what *connection* does inside the block.
         """
-        connection.set_progress_handler(self._tick, _STEPS)
+        ticks = self._ticks()
+        next(ticks)
+        connection.set_progress_handler(ticks.__next__, _STEPS)
         try:
             yield
         except BaseException:
@@ -60,16 +62,25 @@ class Watch:
         finally:
             connection.set_progress_handler(None, 0)
 
-    def _tick(self) -> int:
-        try:
-            now = time.monotonic()
-            if now - self._last >= _REPORT_SECONDS:
-                self._last = now
-                self._report()
-        except BaseException as error:  # noqa: BLE001 -- Ctrl-C among them; raised where SQLite has let go of it
-            self._raised = error
-            return 1
-        return 0
+    def _ticks(self) -> Iterator[int]:
+        """
+        What SQLite is told each time that it asks: 0 to go on, 1 to stop.
+
+        A generator, because a signal that came meanwhile raises where Python goes on, and that is inside the ``try``;
+        in a function it would be before its first line, and SQLite forgets what its callbacks raise.
+        """
+        while True:
+            try:
+                yield 0
+                now = time.monotonic()
+                if now - self._last >= _REPORT_SECONDS:
+                    self._last = now
+                    self._report()
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 -- Ctrl-C among them; raised where SQLite has let go of it
+                self._raised = error
+                yield 1
 
 
 def copy(

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import pairwise
@@ -160,9 +160,10 @@ def downgrade(
             return (), directories
         backup = _Course(database, here, revision, on_upgrade)
         # Each step says what it loses of the schema that it finds, which is the one it was written for.
-        for above, below in pairwise(steps):
-            lost += _losses_of(connection, above)
-            _alembic("downgrade", connection, below, on_step=backup.step)
+        with backup.watching(connection):
+            for above, below in pairwise(steps):
+                lost += _losses_of(connection, above)
+                _alembic("downgrade", connection, below, on_step=backup.step)
         if lost and not accept_losses:
             raise DowngradeLoses(
                 f"a downgrade from {here} to {revision} loses {'; '.join(map(_told, lost))}",
@@ -285,7 +286,8 @@ class _Course:
         assert isinstance(driver, sqlite3.Connection)
         wal = self._database.path.with_name(f"{self._database.path.name}-wal")
         watch = Watch(lambda: self._report("upgrade", wal.stat().st_size if wal.exists() else 0))
-        with nullcontext() if self._tell is None else watch.over(driver):
+        # Even if nobody listens: Ctrl-C ends what is watched.
+        with watch.over(driver):
             yield
 
     def step(self, revision: str) -> None:

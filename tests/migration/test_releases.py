@@ -29,8 +29,31 @@ def stocked(root):
     return root
 
 
-def test_a_later_store_may_be_looked_at_where_its_release_says_so(stocked, tmp_path):
-    Tomorrow(tmp_path / "next", min_reader=LEVEL).open(stocked)
+@pytest.fixture(scope="module")
+def later_stores(template, tmp_path_factory):
+    """
+    Stores that a later release upgraded, by what it lets this one do.
+    """
+    folder = tmp_path_factory.mktemp("later")
+    for name, allowed in (
+        ("all", {"min_reader": 1, "min_writer": 1}),
+        ("looking", {"min_reader": LEVEL}),
+        ("nothing", {}),
+    ):
+        root = shutil.copytree(template, folder / name)
+        with simulated(root) as store:
+            store.pull_image("nginx")
+        Tomorrow(folder / f"release {name}", **allowed).open(root)
+    return folder
+
+
+@pytest.fixture
+def later_store(later_stores, tmp_path):
+    return lambda allowed: shutil.copytree(later_stores / allowed, tmp_path / "later")
+
+
+def test_a_later_store_may_be_looked_at_where_its_release_says_so(later_store):
+    stocked = later_store("looking")
 
     with pytest.raises(SchemaTooNew, match="may only look") as raised:
         ImageService.open(stocked)
@@ -42,8 +65,8 @@ def test_a_later_store_may_be_looked_at_where_its_release_says_so(stocked, tmp_p
         assert [each.level for each in store.doctor() if each.subject == "schema"] == ["warn"]
 
 
-def test_a_later_store_is_not_even_looked_at_where_its_release_says_so(stocked, tmp_path):
-    Tomorrow(tmp_path / "next").open(stocked)
+def test_a_later_store_is_not_even_looked_at_where_its_release_says_so(later_store):
+    stocked = later_store("nothing")
     before = content_of(stocked)
 
     for read_only in (False, True):
@@ -55,13 +78,11 @@ def test_a_later_store_is_not_even_looked_at_where_its_release_says_so(stocked, 
     assert content_of(stocked) == before
 
 
-def test_a_later_store_is_written_to_where_its_release_says_so(stocked, tmp_path):
-    later = Tomorrow(tmp_path / "next", min_reader=1, min_writer=1)
-    later.open(stocked)
+def test_a_later_store_is_written_to_where_its_release_says_so(later_store):
+    stocked = later_store("all")
 
     with simulated(stocked) as store:
         store.pull_image("redis")
-    later.open(stocked)
 
     assert query(stocked, "SELECT version_num FROM alembic_version") == [(NEXT_REVISION,)]
     check_root(stocked)
@@ -170,17 +191,15 @@ class _LaterWorker(Worker):
         return self._later.environment
 
 
-def test_levels_are_what_two_releases_compare(stocked, tmp_path):
-    Tomorrow(tmp_path / "next", min_reader=LEVEL).open(stocked)
-
-    said = releases.current(stocked)
+def test_levels_are_what_two_releases_compare(later_store):
+    said = releases.current(later_store("looking"))
 
     assert (said.revision, said.level, said.head) == (NEXT_REVISION, NEXT_LEVEL, HEAD_REVISION)
     assert (said.may_read, said.may_write, said.pending) == (True, False, ())
 
 
-def test_an_upgrade_by_a_later_release_is_not_this_ones_to_undo(stocked, tmp_path):
-    Tomorrow(tmp_path / "next").open(stocked)
+def test_an_upgrade_by_a_later_release_is_not_this_ones_to_undo(later_store):
+    stocked = later_store("all")
 
     for change in (releases.forward, releases.back):
         with pytest.raises(SchemaTooNew):
