@@ -170,7 +170,7 @@ class ImageServer(HTTPServer):
             return listing_reply(asked, "tags", self._service.tags(repo), {"name": wanted.name})
         if not _is_digest(wanted.ref):
             return _invalid_digest()
-        return referrers_reply(asked, map(_descriptor, self._service.referrers(repo, wanted.ref)))
+        return referrers_reply(asked, map(_descriptor, self._service.served_referrers(repo, wanted.ref)))
 
     def _reply_content(self, asked: Asked, wanted: Wanted, repo: str, held: ExitStack) -> Reply:
         of_manifests = wanted.kind == "manifests"

@@ -55,7 +55,7 @@ class Serving(Handle):
             return self._repository.content_in(repo, Digest.parse(ref))
         return self._repository.tagged(str(with_name(repo).with_tag(ref)))
 
-    def referrers(self, repo: str, digest: str) -> list[Referrer]:
+    def served_referrers(self, repo: str, digest: str) -> list[Referrer]:
         """
         The manifests of *repo* that have *digest* as their subject.
 
