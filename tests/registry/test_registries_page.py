@@ -12,6 +12,7 @@ import pytest
 
 from ullage.manifest import MAX_DOCUMENT_BYTES
 from ullage.registry import RegistryClient
+from ullage.registry.answers import TRANSIENT
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/registries.md").read_text()
@@ -33,6 +34,49 @@ def written():
 @pytest.mark.parametrize("name", NAMED)
 def test_a_test_that_is_named_exists(name, written):
     assert name in written
+
+
+#: What a user of docker, podman or containerd takes for granted, and what a hostile registry does.
+ROWS = {
+    "mode of authentication": (
+        "none", "Basic", "Bearer, anonymous", "Bearer, for a password", "Bearer, for a password by POST",
+        "Bearer, for a refresh token", "Bearer, brought along", "`auth` in base64", "several challenges",
+        "a challenge on the resource alone", "a token that ends", "one token for parallel layers",
+        "another host's credentials", "a redirect to another host", "a mirror", "a foreign realm",
+        "docker's and podman's files", "credential helpers", "login and logout", "certificates of clients",
+        "an authority of one's own", "any certificate", "plain HTTP", "a proxy", "a SOCKS proxy", "secrets",
+    ),
+    "fault": (
+        "408, 429, 500, 502, 503, 504", "`Retry-After`", "no end of failures", "a reset", "silence, a drip",
+        "a body that breaks off", "no Range", "a mirror that fails", "a mirror that lies", "all hosts fail",
+        "a redirect loop", "a redirect to a file, to nowhere", "a redirect to this machine",
+        "an endless body, headers, chunks", "an index of 10,000 entries", "a gzip bomb",
+        "a layer that the registry may not distribute", "no referrers API",
+    ),
+    "form of content": (
+        "Docker schema 2, manifest lists", "Docker schema 1", "indexes within indexes",
+        "every platform of an index", "artifacts", "`subject`, referrers", "sha512",
+        "gzip (several members, too), zstd (skippable frames, too), plain tar",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_each_row_that_is_asked_for_is_there_and_names_a_test(table):
+    head = f"| {table} | test |"
+    rows = {}
+    for line in PAGE.partition(head)[2].splitlines()[2:]:
+        if not line.startswith("| "):
+            break
+        first, _, rest = line.removeprefix("| ").partition(" | ")
+        assert "`test_" in rest, first
+        rows[first] = rest
+
+    assert set(ROWS[table]) <= set(rows)
+
+
+def test_the_statuses_that_are_asked_again_are_those_of_the_table():
+    assert f"| {', '.join(map(str, sorted(TRANSIENT)))} |" in PAGE
 
 
 def test_the_tables_are_there():
