@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture powerloss lint format venv clean
+.PHONY: help demo test torture powerloss protos lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
 	@echo 'make test    run the tests'
 	@echo 'make torture kill, fail and attack the store for as long as it takes: every kill point, ROUNDS=2000 rounds'
 	@echo 'make powerloss  cut the power of a User-Mode Linux at every flush (tests/powerloss/README.md)'
+	@echo 'make protos  compile the messages of the CRI server, after a change to a .proto'
 	@echo 'make lint    ruff, mypy and the floors'
 	@echo 'make format  let ruff lay the code out'
 	@echo 'make venv    make $(VENV) with all the tools, and nothing else'
@@ -38,6 +39,10 @@ torture: $(VENV)/.developing
 
 powerloss: $(VENV)/.developing
 	$(BIN)/python -m pytest -m powerloss --timeout 1800 tests/powerloss
+
+protos: $(VENV)/.developing
+	$(BIN)/python -m grpc_tools.protoc --proto_path src/ullage/cri \
+	    --descriptor_set_out src/ullage/cri/protos.binpb cri.proto health.proto
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ The documentation runs, and is complete.
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -22,6 +24,8 @@ from support.images import ImageBuilder
 from ullage import errors
 from ullage.cli import failures
 from ullage.cli.app import ullage as command
+from ullage.cri import serve
+from ullage.cri.metrics import METRICS
 
 PROJECT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -137,7 +141,7 @@ class _Reader:
 
 def _sections() -> dict[str, str]:
     text = (PROJECT / "docs" / "cli.md").read_text()
-    parts = re.split(r"^## `ullage (\w+).*`$", text, flags=re.MULTILINE)
+    parts = re.split(r"^## `ullage ([\w-]+).*`$", text, flags=re.MULTILINE)
     assert len(set(parts[1::2])) == len(parts[1::2]), "a command twice"
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -210,3 +214,58 @@ def test_docstrings_run(name):
     failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
 
     assert failed == 0
+
+
+# The CRI server
+
+
+def test_every_statement_about_cri_names_its_tests():
+    text = (PROJECT / "docs" / "kubernetes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| .* \| (`.*`) \|$", text, re.MULTILINE)
+    tree = ast.parse((PROJECT / "tests" / "cri" / "test_statements.py").read_text())
+    tests = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+    assert [int(number) for number, _ in rows] == list(range(1, 25))
+    named = {number: re.findall(r"`(\w+)`", names) for number, names in rows}
+    assert sorted(name for names in named.values() for name in names) == sorted(
+        name for name in tests if name.startswith("test_")
+    )
+    assert all(
+        name.startswith(f"test_{int(number):02}_") for number, names in named.items() for name in names
+    )
+
+
+def test_every_figure_of_the_cri_server_is_in_its_page():
+    text = (PROJECT / "docs" / "kubernetes.md").read_text()
+
+    assert re.findall(r"^\| `(ullage_\w+)` \| (\w+) \| (.*) \|$", text, re.MULTILINE) == [
+        (name, kind, says) for name, (kind, says) in METRICS.items()
+    ]
+
+
+def test_the_calls_of_the_cri_page_run(store, registry, tmp_path, capsys):
+    image = ImageBuilder(registry, "pause").noise_layer(100).push("3.10")
+    asks, hosts = re.findall(
+        r"^```python\n(.*?)^```$", (PROJECT / "docs" / "kubernetes.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    here = {
+        "unix:///run/ullage/cri.sock": f"unix://{tmp_path}/cri.sock",
+        "/run/ullage/cri.sock": f"{tmp_path}/cri.sock",
+        "/var/lib/ullage": str(tmp_path / "another"),
+        "registry.k8s.io/pause:3.10": image.reference,
+    }
+    for there, ours in here.items():
+        asks, hosts = asks.replace(there, ours), hosts.replace(there, ours)
+
+    with serve(store, tmp_path / "cri.sock", drain_seconds=0):
+        names: dict[str, Any] = {}
+        exec(asks, names)
+        names["channel"].close()
+    assert capsys.readouterr().out.splitlines() == [
+        "ullage v1",
+        image.image_id,
+        f"{image.reference} {image.image_id} {image.size} False",
+        f"{image.size} {len(image.blobs)}",
+        "False",
+    ]
+    exec(hosts, {})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ullage.errors import (
         AccessDenied,
         AuthenticationFailed,
+        CannotServe,
         ContentError,
         DigestMismatch,
         DiskFull,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         RegistryUnavailable,
         SchemaTooNew,
         SchemaTooOld,
+        SignatureValidationFailed,
         SizeMismatch,
         SQLiteTooOld,
         StorageLimitExceeded,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         UnsuitableFilesystem,
         UnsupportedContent,
     )
+    from ullage.locks import LockWaits
     from ullage.manifest import Descriptor, Manifest
     from ullage.model import (
         AuthConfig,
@@ -83,6 +86,7 @@ _HOMES = {
     "errors": (
         "AccessDenied",
         "AuthenticationFailed",
+        "CannotServe",
         "ContentError",
         "DigestMismatch",
         "DiskFull",
@@ -104,6 +108,7 @@ _HOMES = {
         "SQLiteTooOld",
         "SchemaTooNew",
         "SchemaTooOld",
+        "SignatureValidationFailed",
         "SizeMismatch",
         "StorageLimitExceeded",
         "StoreBusy",
@@ -115,6 +120,7 @@ _HOMES = {
         "UnsuitableFilesystem",
         "UnsupportedContent",
     ),
+    "locks": ("LockWaits",),
     "manifest": ("Descriptor", "Manifest"),
     "model": (
         "AuthConfig",

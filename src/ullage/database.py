@@ -30,7 +30,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
 
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
-from ullage.locks import CHECK_SECONDS, FileLock
+from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
 from ullage.refusal import SHELL_BUSY_MS, RuleBroken, is_of_the_schema, translate
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Database:
         self._guard = guard
         self._gate_path = gate
         self._turn = threading.Lock()
+        self.waits = LockWaits()
         self._waiting = threading.local()
         self._writes_since_checkpoint = 0
         self._inherited: list[Any] = []
@@ -252,6 +253,8 @@ class Database:
                     f"another process has been writing to this store for {self.timeout_seconds:g} s",
                     waited_seconds=time.monotonic() - started,
                 )
+            waited = time.monotonic() - started
+            self.waits = LockWaits(self.waits.count + 1, self.waits.waited_seconds + waited)
             try:
                 yield
             finally:

@@ -12,6 +12,8 @@ Every exception that this package raises.
         AuthenticationFailed             credentials missing or refused          11
             AccessDenied                 good credentials, no right to this      18
         RegistryUnavailable              unreachable, overloaded, timed out      13
+        SignatureValidationFailed        a policy refuses the image              17
+        CannotServe                      no such socket to be had                 9
         PullFailed                       the pull ended without an image         10
             PullCancelled                by the caller, or its deadline passed   19
             StorageLimitExceeded         the bytes do not fit under the limit    14
@@ -46,6 +48,7 @@ from __future__ import annotations
 __all__ = [
     "AccessDenied",
     "AuthenticationFailed",
+    "CannotServe",
     "ContentError",
     "DigestMismatch",
     "DiskFull",
@@ -67,6 +70,7 @@ __all__ = [
     "SQLiteTooOld",
     "SchemaTooNew",
     "SchemaTooOld",
+    "SignatureValidationFailed",
     "SizeMismatch",
     "StorageLimitExceeded",
     "StoreBusy",
@@ -252,6 +256,33 @@ class RegistryUnavailable(_RegistryAnswer):
     code = "UNKNOWN"
     exit_code = 13
     hint = "is the registry up, and is the name of its host right?"
+
+
+class SignatureValidationFailed(ImageError):
+    """
+    A policy refuses the image.
+
+    This package has no policy of its own: it is for a host's registry client that looks at signatures, and the CRI
+    server says it in the words that kubelet knows.
+    """
+
+    code = "UNKNOWN"
+    exit_code = 17
+
+
+class CannotServe(ImageError):
+    """
+    The socket or the port to serve on cannot be had, or what serving needs is not installed.
+
+    ``address`` is what was asked for.
+    """
+
+    code = "FAILED_PRECONDITION"
+    exit_code = 9
+
+    def __init__(self, message: str, *, address: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.address = address
 
 
 class PullFailed(ImageError):

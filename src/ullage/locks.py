@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -21,12 +22,22 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-__all__ = ["CHECK_SECONDS", "FileLock", "LeaseLock"]
+__all__ = ["CHECK_SECONDS", "FileLock", "LeaseLock", "LockWaits"]
 
 #: How often somebody who waits looks whether to go on.
 CHECK_SECONDS: Final = 0.05
 
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class LockWaits:
+    """
+    How many write transactions this process has had with a store, and how long they waited for their turn, together.
+    """
+
+    count: int = 0
+    waited_seconds: float = 0.0
 
 
 class FileLock:

@@ -45,6 +45,7 @@ _HOMES: Final = {
     "logout": "login",
     "import": "carry",
     "export": "carry",
+    "serve-cri": "serve_cri",
     "demo": "demo",
 }
 

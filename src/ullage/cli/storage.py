@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from ullage.model import Evicted, EvictionPolicy, ImageStatus, ImageStorage, Reclaimed, StorageUsage
     from ullage.service import ImageService
 
-__all__ = ["df", "gc", "quota"]
+__all__ = ["Size", "df", "gc", "quota"]
 
 
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on only
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on only
     """
     A size on the command line, in bytes.
     """
@@ -122,7 +122,7 @@ def df(*, verbose: bool, as_json: bool) -> None:
 @click.option(
     "--max",
     "max_bytes",
-    type=_Size(),
+    type=Size(),
     metavar="SIZE",
     help="Set the limit: plain bytes, or a number with K, M, G, T (powers of 1000: 1M is 1000000 bytes) or "
     "Ki, Mi, Gi, Ti (powers of 1024: 1Mi is 1048576 bytes), with or without a B.",
@@ -130,7 +130,7 @@ def df(*, verbose: bool, as_json: bool) -> None:
 @click.option(
     "--min-free",
     "min_free",
-    type=_Size(),
+    type=Size(),
     metavar="SIZE",
     help="Set what pulls leave free on the filesystem, whatever the limit says.",
 )

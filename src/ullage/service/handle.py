@@ -25,6 +25,7 @@ from ullage.repository import ImageRepository
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ullage.blobs import BlobFiles
     from ullage.database import Database
@@ -74,6 +75,13 @@ class Handle:
         if self._closed:
             raise StoreError(f"the store in {self._files.root} was closed")
         return self._rows
+
+    @property
+    def root(self) -> Path:
+        """
+        The directory of the store, as an absolute path.
+        """
+        return self._files.root
 
     def close(self) -> None:
         """

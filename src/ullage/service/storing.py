@@ -13,6 +13,7 @@ from ullage.service.handle import Handle, ImageLike
 from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:
+    from ullage.locks import LockWaits
     from ullage.model import (
         AuthConfig,
         Evicted,
@@ -132,6 +133,12 @@ class Storing(Handle):
         if repair:
             sweep_quietly(self._repository, self._files)
         return found
+
+    def lock_waits(self) -> LockWaits:
+        """
+        How long the write transactions of this service have waited for their turn.
+        """
+        return self._database.waits
 
     def doctor(self) -> list[Finding]:
         """
