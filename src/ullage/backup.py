@@ -105,7 +105,10 @@ def copy(
         with translated():
             _unlink(beside)
         with database.apart() as connection, watch.over(connection):
-            connection.execute("VACUUM INTO ?", [os.fspath(beside)])
+            try:
+                connection.execute("VACUUM INTO ?", [os.fspath(beside)])
+            except sqlite3.Error as error:
+                raise translate(error, target if _is_of_the_copy(error) else database.path) from error
         if keeps_wal:
             _into_wal(beside)
         with translated():
@@ -164,6 +167,13 @@ def require_room(database: Path, *, live_bytes: int, file_bytes: int) -> None:
             available_bytes=free,
             hint="free space on the filesystem; the release that wrote the store still can: `ullage rm`, `ullage gc`",
         )
+
+
+def _is_of_the_copy(error: sqlite3.Error) -> bool:
+    """
+    Whether it is the copy that could not be made or have more: we only read the database.
+    """
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_FULL"))
 
 
 def _into_wal(path: Path) -> None:

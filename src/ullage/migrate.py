@@ -285,14 +285,15 @@ class _Course:
         driver = connection.connection.dbapi_connection
         assert isinstance(driver, sqlite3.Connection)
         wal = self._database.path.with_name(f"{self._database.path.name}-wal")
-        watch = Watch(lambda: self._report("upgrade", wal.stat().st_size if wal.exists() else 0))
+        watch = Watch(lambda: self._report("schema", wal.stat().st_size if wal.exists() else 0))
+        self._report("schema")
         # Even if nobody listens: Ctrl-C ends what is watched.
         with watch.over(driver):
             yield
 
     def step(self, revision: str) -> None:
         self._revision = revision
-        self._report("upgrade")
+        self._report("schema")
 
     def done(self) -> None:
         """

@@ -339,7 +339,7 @@ class UpgradeProgress:
     """
     How far an upgrade of the schema is, as handed to ``on_upgrade``.
 
-    ``stage`` is backup, upgrade, or done. ``revision`` is the one that is being applied, or was last.
+    ``stage`` is backup, schema, or done. ``revision`` is the last that was applied.
     ``written_bytes`` is what was written so far, of the backup or of the new schema; ``total_bytes`` is what the
     backup will have, and 0 where nobody knows.
     """

@@ -112,8 +112,8 @@ def test_an_upgrade_tells_how_far_it_is(old):
     simulated(old, on_upgrade=told.append).close()
 
     assert all(isinstance(each, UpgradeProgress) for each in told)
-    assert [each.stage for each in told] == ["backup", *["upgrade"] * (LEVEL - 1), "done"]
-    assert [each.revision for each in told if each.stage == "upgrade"] == list(REVISIONS[1:])
+    assert [each.stage for each in told] == ["backup", *["schema"] * LEVEL, "done"]
+    assert [each.revision for each in told if each.stage == "schema"] == list(REVISIONS)
     assert {(each.from_revision, each.to_revision) for each in told} == {("0001", HEAD_REVISION)}
     assert told[0].total_bytes > 0
     again = []
@@ -121,7 +121,7 @@ def test_an_upgrade_tells_how_far_it_is(old):
     assert again == []
 
 
-@pytest.mark.parametrize("stage", ["backup", "upgrade"])
+@pytest.mark.parametrize("stage", ["backup", "schema"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_what_a_listener_raises_undoes_the_upgrade(stage, error, old):
     before, schema = content_of(old), schema_of(old)

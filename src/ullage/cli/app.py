@@ -4,17 +4,15 @@ The command itself: which commands there are, and the one door that everything l
 
 from __future__ import annotations
 
-import difflib
-import keyword
 import os
 import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from ullage import __version__
 from ullage.cli import signals
+from ullage.cli.commands import Commands
 from ullage.cli.failures import report
 from ullage.cli.opening import root_option
 
@@ -41,6 +39,7 @@ _HOMES: Final = {
     "serve": "serve",
     "check": "care",
     "doctor": "care",
+    "db": "db",
     "login": "login",
     "logout": "login",
     "import": "carry",
@@ -50,37 +49,9 @@ _HOMES: Final = {
 }
 
 
-class _Commands(click.Group):
-    """
-    Commands whose modules are loaded when they are asked for.
-    """
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        return list(_HOMES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        home = _HOMES.get(cmd_name)
-        if home is None:
-            return None
-        # `import` is a word of Python's own: its function has a line behind its name.
-        attribute = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
-        command = getattr(import_module(f"ullage.cli.{home}"), attribute)
-        assert isinstance(command, click.Command), "the table above says so"
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in _HOMES:
-            near = difflib.get_close_matches(args[0], _HOMES, n=1)
-            error = click.UsageError(f"no such command: {args[0]}", ctx)
-            error.possible = [f"ullage {each}" for each in near]  # type: ignore[attr-defined]
-            raise error
-        return super().resolve_command(ctx, args)
-
-
 @click.group(
-    cls=_Commands,
+    cls=Commands,
+    homes=_HOMES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="`ullage COMMAND --help` says more, with examples. Sizes are decimal: 1 MB is 1000000 bytes.",
 )

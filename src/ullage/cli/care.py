@@ -94,7 +94,7 @@ def doctor(*, as_json: bool) -> int:
     SQLite's version and its known bugs, the filesystem, the journal, the schema with its triggers, the limit
     against the disk, leftovers, libraries. Changes nothing. Exits with 30 when something must be mended.
     """
-    with looking() as service:
+    with looking(upgrades=False) as service:
         if service is None:
             say("there is no store to look at")
             return 0

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ullage.errors import ImageNotFound, StoreError
+from ullage.cli.progress import changing_schema
+from ullage.errors import ImageNotFound, SchemaTooOld, StoreError, StoreReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,9 +118,13 @@ def there_is_a_store(root: Path) -> bool:
 
 
 @contextmanager
-def looking(*, registry: RegistryClient | None = None) -> Iterator[ImageService | None]:
+def looking(
+    *, registry: RegistryClient | None = None, upgrades: bool = True
+) -> Iterator[ImageService | None]:
     """
     The store, read-only; None when there is none, and nothing is made.
+
+    One of an earlier release is upgraded first, unless the command must not change anything or we may not.
     """
     root = current_root()
     if not there_is_a_store(root):
@@ -129,8 +134,25 @@ def looking(*, registry: RegistryClient | None = None) -> Iterator[ImageService 
     # start.
     from ullage.service import ImageService  # noqa: PLC0415
 
-    with ImageService.open(root, registry=registry, read_only=True) as service:
+    try:
+        service = ImageService.open(root, registry=registry, read_only=True)
+    except SchemaTooOld as due:
+        if not (upgrades and _may_upgrade()):
+            raise
+        try:
+            ImageService.open(root, on_upgrade=changing_schema()).close()
+        except StoreReadOnly as error:
+            raise due from error  # it is for somebody else to do
+        service = ImageService.open(root, registry=registry, read_only=True)
+    with service:
         yield service
+
+
+def _may_upgrade() -> bool:
+    """
+    Whether an old store is upgraded by the way. Where that is for somebody to schedule, the environment says so.
+    """
+    return not os.environ.get("ULLAGE_NO_UPGRADE")
 
 
 @contextmanager
@@ -149,7 +171,13 @@ def changing(
         raise ImageNotFound(f"no such image: {image}: there is no store in {root}", image=image)
     from ullage.service import ImageService  # noqa: PLC0415
 
-    with ImageService.open(root, registry=registry, max_storage=max_storage) as service:
+    with ImageService.open(
+        root,
+        registry=registry,
+        max_storage=max_storage,
+        migrate=_may_upgrade(),
+        on_upgrade=changing_schema(),
+    ) as service:
         yield service
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from ullage.model import ImageStatus, PullProgress
+    from ullage.model import ImageStatus, PullProgress, UpgradeCallback, UpgradeProgress
 
-__all__ = ["progress"]
+__all__ = ["changing_schema", "progress"]
 
 #: In a pipe: how often a blob that takes long says how far it is.
 _EVERY_SECONDS: Final = 5.0
@@ -119,6 +119,36 @@ def progress(image: str, *, quiet: bool) -> Iterator[Shown]:
     else:
         with _bars() as bars:
             yield _Bars(image, bars)
+
+
+def changing_schema() -> UpgradeCallback:
+    """
+    Says on stderr how far an upgrade is: a line for each stage, and while one takes long, now and then one more.
+    """
+    return _Schema()
+
+
+class _Schema:
+    def __init__(self) -> None:
+        self._stage = ""
+        self._said_at = time.monotonic()
+
+    def __call__(self, step: UpgradeProgress) -> None:
+        now = time.monotonic()
+        if step.stage == "done":
+            say(f"the store is at revision {step.to_revision} after {step.elapsed_seconds:.1f} s")
+        elif step.stage != self._stage:
+            self._stage = step.stage
+            self._said_at = now
+            say(
+                f"the store is at revision {step.from_revision}: making a backup before it goes to {step.to_revision}"
+                if step.stage == "backup"
+                else "changing the schema"
+            )
+        elif now - self._said_at >= _EVERY_SECONDS:
+            self._said_at = now
+            of = f" of {human(step.total_bytes)}" if step.total_bytes else ""
+            say(f"  {human(step.written_bytes)}{of} written, {step.elapsed_seconds:.0f} s")
 
 
 def _is_terminal() -> bool:
