@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         UnsuitableFilesystem,
         UnsupportedContent,
     )
+    from ullage.events import HistoryEntry
     from ullage.locks import LockWaits
     from ullage.manifest import Descriptor, Manifest
     from ullage.model import (
@@ -121,6 +122,7 @@ _HOMES = {
         "UnsupportedContent",
     ),
     "locks": ("LockWaits",),
+    "events": ("HistoryEntry",),
     "manifest": ("Descriptor", "Manifest"),
     "model": (
         "AuthConfig",

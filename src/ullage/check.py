@@ -167,17 +167,24 @@ class Checker:
         # Written into a lease's file, which nobody touches while we live, and which recovery removes when we do not.
         lock = self._files.new_lease()
         try:
-            self._fetch_again(row, lock.path)
-            self._repository.replace_file(row.id, lambda: self._files.replace(row.digest, lock.path))
+            host, received_bytes = self._fetch_again(row, lock.path)
+            self._repository.replace_file(
+                row.id,
+                lambda: self._files.replace(row.digest, lock.path),
+                received_bytes=received_bytes,
+                host=host,
+            )
         except ImageError as error:
             return replace(problem, detail=f"{problem.detail}; could not be fetched again: {error}")
         finally:
             lock.drop()
         return replace(problem, repaired=True)
 
-    def _fetch_again(self, row: BlobRow, path: Path) -> None:
+    def _fetch_again(self, row: BlobRow, path: Path) -> tuple[str | None, int]:
         """
         The blob's bytes into *path*, verified and synced, from the first registry that still has them.
+
+        Returns the host that sent them, and how many bytes came in all.
         """
         assert self._registry is not None
         references, is_document = self._repository.sources_of(row.id)
@@ -197,7 +204,7 @@ class Checker:
             except ImageError as error:
                 failure = error
             else:
-                return
+                return repo.served_by.get(row.digest), sum(repo.received_from.values())
         raise failure
 
     # ------------------------------------------------------------------ files and their rows

@@ -33,7 +33,7 @@ from ullage.errors import (
 from ullage.manifest import MAX_DOCUMENT_BYTES, is_image_config, parse_config
 from ullage.model import ImageStatus, PullProgress, PullStatus
 from ullage.recovery import give_back, owner_name, reap, sweep, sweep_quietly
-from ullage.repository import Edge, NewImage, Owner
+from ullage.repository import Edge, NewImage, Origin, Owner
 from ullage.resolve import Resolver
 
 if TYPE_CHECKING:
@@ -143,7 +143,10 @@ class Pull:
             image = self._fetch_all(executor, token, found, claims)
             others = [(self._new_image(each), each.naming) for each in found.others]
             self._files.publish(self._arrived)
-            return self._repository.complete(token, sorted(self._arrived), image, found.naming, others)
+            origin = Origin(self._repo.served_by, self._repo.received_from)
+            return self._repository.complete(
+                token, sorted(self._arrived), image, found.naming, others, origin=origin
+            )
         except BaseException as error:
             executor.shutdown(wait=False, cancel_futures=True)
             self._repo.abort()
@@ -259,7 +262,7 @@ class Pull:
     def _publish(self, token: str) -> None:
         if self._arrived:
             self._files.publish(self._arrived)
-            self._repository.publish(token, sorted(self._arrived))
+            self._repository.publish(token, sorted(self._arrived), sources=self._repo.served_by)
             self._arrived.clear()
 
     def _wait_for_others(self, token: str, plan: Plan, awaited: set[Digest]) -> Claims:

@@ -7,13 +7,11 @@ Cost is what was in flight or doomed; no directory of blobs is ever scanned.
 from __future__ import annotations
 
 import logging
-import socket
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ullage.errors import DiskFull, ImageError
 from ullage.model import Reclaimed
+from ullage.repository import owner_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -176,10 +174,3 @@ def with_headroom(files: BlobFiles, action: Callable[[], _T]) -> _T:
         if not files.give_up_headroom():
             raise
     return action()
-
-
-def owner_name() -> str:
-    """
-    Who we are, for people: host and program.
-    """
-    return f"{socket.gethostname()} {Path(sys.argv[0]).name or 'python'}"

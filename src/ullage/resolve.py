@@ -23,7 +23,7 @@ from ullage.manifest import (
     select_manifest,
 )
 from ullage.platform import Platform
-from ullage.repository import Edge, Naming
+from ullage.repository import Edge, Naming, Origin
 
 if TYPE_CHECKING:
     from ullage.archive import SourceRepo
@@ -192,7 +192,8 @@ class Resolver:
             )
         if known is not None or not self._repository.ready(digest):
             return known
-        return self._repository.adopt(self._naming(digest, self._platform), asked=asked)
+        origin = Origin(self._repo.served_by, self._repo.received_from)
+        return self._repository.adopt(self._naming(digest, self._platform), asked=asked, origin=origin)
 
     def _plan(self, top: Manifest | Index) -> Plan:
         self._check_subject(top)

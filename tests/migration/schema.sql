@@ -1,7 +1,7 @@
 -- A store at head, as sqlite_schema has it. Not written by hand: see tests/support/schema.py.
 
 PRAGMA application_id = 1970039911; -- 'ullg'
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 CREATE TABLE store (
   -- The one row: the limit, and counters that triggers keep. View: storage_usage.
@@ -267,6 +267,49 @@ CREATE TABLE tree_ingests (
   CONSTRAINT ck_tree_ingests_reserved_inodes CHECK (reserved_inodes BETWEEN 0 AND 1125899906842624),
   CONSTRAINT ck_tree_ingests_state CHECK (state IN ('partial', 'arrived', 'discarded')),
   CONSTRAINT ck_tree_ingests_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
+) STRICT;
+
+CREATE TABLE history (
+  -- What happened to images and their names, oldest first; the last 10000 facts of a year. View: history_listing.
+  id INTEGER NOT NULL,
+  at TEXT NOT NULL,
+  event TEXT NOT NULL, -- pulled, imported, registered, tagged, moved, untagged, removed, evicted, unpacked, repaired, salvaged
+  reference TEXT, -- the name that it is about; of an image that went all its names, with blanks between
+  image_id TEXT, -- of the image, as images.image_id has it: the image may be gone
+  previous_image_id TEXT, -- of what the reference denoted before it moved
+  received_bytes INTEGER, -- that came over the network for it; null where nothing could
+  freed_bytes INTEGER, -- what the image alone had
+  hosts TEXT, -- which hosts those bytes came from, with blanks between
+  owner TEXT, -- host and program; null: somebody at the sqlite3 shell
+  pid INTEGER,
+  detail TEXT, -- why: the reason of an eviction, what was repaired
+  CONSTRAINT pk_history PRIMARY KEY (id),
+  CONSTRAINT ck_history_id CHECK (id > 0),
+  CONSTRAINT ck_history_at CHECK (length(at) = length(CAST(at AS BLOB)) AND substr(at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND at > '0001' AND substr(at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(at, 1, 19), '+0 days')),
+  CONSTRAINT ck_history_event CHECK (event IN ('pulled', 'imported', 'registered', 'tagged', 'moved', 'untagged', 'removed', 'evicted', 'unpacked', 'repaired', 'salvaged'))
+) STRICT;
+
+CREATE TABLE acting (
+  -- Who writes: said at the start of what goes on record, taken back before its commit. Empty: somebody at the shell.
+  one INTEGER NOT NULL DEFAULT 1,
+  at TEXT NOT NULL,
+  event TEXT, -- what it is called: 'evicted' of a removal; 'pulled' where names are made by the way
+  reference TEXT, -- the name that it is about, where the rows do not say so
+  detail TEXT, -- why
+  owner TEXT NOT NULL, -- host and program, for people
+  pid INTEGER NOT NULL,
+  CONSTRAINT pk_acting PRIMARY KEY (one),
+  CONSTRAINT ck_acting_one CHECK (one = 1),
+  CONSTRAINT ck_acting_at CHECK (length(at) = length(CAST(at AS BLOB)) AND substr(at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND at > '0001' AND substr(at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(at, 1, 19), '+0 days')),
+  CONSTRAINT ck_acting_event CHECK (event IN ('pulled', 'imported', 'registered', 'tagged', 'moved', 'untagged', 'removed', 'evicted', 'unpacked', 'repaired', 'salvaged'))
+) STRICT;
+
+CREATE TABLE blob_sources (
+  -- Which host a blob came from. One that was imported has no row here. View: image_sources.
+  blob_id INTEGER NOT NULL,
+  host TEXT NOT NULL, -- the registry or the mirror, with its port if it has one
+  CONSTRAINT pk_blob_sources PRIMARY KEY (blob_id),
+  CONSTRAINT fk_blob_sources_blob_id_blobs FOREIGN KEY (blob_id) REFERENCES blobs (id)
 ) STRICT;
 
 CREATE INDEX ix_images_last_used_at ON images (last_used_at) WHERE pinned = 0;
@@ -822,6 +865,73 @@ CREATE TRIGGER tree_ingests_gone AFTER DELETE ON tree_ingests WHEN NOT EXISTS (S
   UPDATE store SET reserved_bytes = reserved_bytes - OLD.reserved_bytes, reserved_inodes = reserved_inodes - OLD.reserved_inodes, ledger = ledger + 1;
 END;
 
+CREATE TRIGGER history_numbered BEFORE INSERT ON history
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT max(id) FROM history), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database'); END;
+
+CREATE TRIGGER history_immutable BEFORE UPDATE ON history
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: what happened stays as it was; it may be deleted'); END;
+
+CREATE TRIGGER history_trimmed AFTER INSERT ON history BEGIN
+  DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT 2)
+    AND (id <= NEW.id - 10000 OR at < strftime('%Y-%m-%dT%H:%M:%f000Z', NEW.at, '-365 days'));
+END;
+
+CREATE TRIGGER history_registered AFTER INSERT ON images WHEN NEW.registered_bytes IS NOT NULL BEGIN
+  INSERT INTO history (at, event, owner, pid, detail, reference, image_id)
+  SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), 'registered', a.owner, a.pid, a.detail, coalesce(a.reference, NEW.spec_image_name || CASE WHEN NEW.spec_tag = '' THEN '' ELSE ':' || NEW.spec_tag END || CASE WHEN NEW.spec_digest = '' THEN '' ELSE '@' || NEW.spec_digest END), NEW.image_id
+  FROM (SELECT 1) LEFT JOIN acting AS a ON a.one = 1;
+END;
+
+CREATE TRIGGER history_removed BEFORE DELETE ON images BEGIN
+  INSERT INTO history (at, event, owner, pid, detail, reference, image_id, freed_bytes)
+  SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), CASE WHEN a.event = 'evicted' THEN a.event ELSE 'removed' END, a.owner, a.pid, a.detail, coalesce((SELECT substr(group_concat(reference, ' '), 1, 4096) FROM (SELECT reference FROM repo_tags WHERE image_id = OLD.id ORDER BY reference)), (SELECT substr(group_concat(reference, ' '), 1, 4096) FROM (SELECT reference FROM repo_digests WHERE image_id = OLD.id ORDER BY reference))), OLD.image_id, (SELECT exclusive_bytes FROM image_storage WHERE id = OLD.id)
+  FROM (SELECT 1) LEFT JOIN acting AS a ON a.one = 1;
+END;
+
+CREATE TRIGGER history_tagged AFTER INSERT ON repo_tags WHEN NOT EXISTS (SELECT 1 FROM acting WHERE event IN ('pulled', 'imported', 'registered', 'salvaged')) BEGIN
+  INSERT INTO history (at, event, owner, pid, detail, reference, image_id)
+  SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), 'tagged', a.owner, a.pid, a.detail, NEW.reference, (SELECT image_id FROM images WHERE id = NEW.image_id)
+  FROM (SELECT 1) LEFT JOIN acting AS a ON a.one = 1;
+END;
+
+CREATE TRIGGER history_moved AFTER UPDATE ON repo_tags WHEN NEW.image_id <> OLD.image_id OR NEW.reference <> OLD.reference BEGIN
+  INSERT INTO history (at, event, owner, pid, detail, reference, image_id, previous_image_id)
+  SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), 'moved', a.owner, a.pid, a.detail, NEW.reference, (SELECT image_id FROM images WHERE id = NEW.image_id), (SELECT image_id FROM images WHERE id = OLD.image_id)
+  FROM (SELECT 1) LEFT JOIN acting AS a ON a.one = 1;
+END;
+
+CREATE TRIGGER history_untagged AFTER DELETE ON repo_tags WHEN EXISTS (SELECT 1 FROM images WHERE id = OLD.image_id) BEGIN
+  INSERT INTO history (at, event, owner, pid, detail, reference, image_id)
+  SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), 'untagged', a.owner, a.pid, a.detail, OLD.reference, (SELECT image_id FROM images WHERE id = OLD.image_id)
+  FROM (SELECT 1) LEFT JOIN acting AS a ON a.one = 1;
+END;
+
+CREATE TRIGGER history_undigested AFTER DELETE ON repo_digests WHEN EXISTS (SELECT 1 FROM images WHERE id = OLD.image_id) BEGIN
+  INSERT INTO history (at, event, owner, pid, detail, reference, image_id)
+  SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), 'untagged', a.owner, a.pid, a.detail, OLD.reference, (SELECT image_id FROM images WHERE id = OLD.image_id)
+  FROM (SELECT 1) LEFT JOIN acting AS a ON a.one = 1;
+END;
+
+CREATE TRIGGER history_unpacked AFTER INSERT ON manifest_trees WHEN NEW.position = 0 BEGIN
+  INSERT INTO history (at, event, owner, pid, detail, image_id)
+  SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), 'unpacked', l.owner, l.pid, a.detail, (SELECT i.image_id FROM manifests AS m JOIN images AS i ON i.id = m.image_id WHERE m.id = NEW.manifest_id)
+  FROM (SELECT 1) LEFT JOIN acting AS a ON a.one = 1 LEFT JOIN leases AS l ON l.id = (SELECT k.lease_id FROM lease_trees AS k JOIN leases AS o ON o.id = k.lease_id WHERE k.tree_id = NEW.tree_id AND o.status = 'complete' LIMIT 1);
+END;
+
+CREATE TRIGGER blob_sources_sound BEFORE INSERT ON blob_sources
+WHEN NOT EXISTS (SELECT 1 FROM blobs WHERE id = NEW.blob_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: where a blob came from is known of blobs that are here'); END;
+
+CREATE TRIGGER blob_sources_immutable BEFORE UPDATE ON blob_sources
+WHEN NEW.blob_id IS NOT OLD.blob_id
+BEGIN SELECT RAISE(ABORT, 'ullage: where a blob came from is said of that blob'); END;
+
+CREATE TRIGGER blob_sources_gone AFTER DELETE ON blobs BEGIN
+  DELETE FROM blob_sources WHERE blob_id = OLD.id;
+END;
+
 CREATE VIEW image_listing AS
 -- The images, for people. image_storage says what each of them takes alone.
 SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags,
@@ -948,3 +1058,26 @@ UNION ALL SELECT 'I3', 'both here and on its way', digest, NULL FROM ingests AS 
 UNION ALL SELECT 'I3', 'ingest of a tree without its lease', chain_id, lease_id FROM tree_ingests AS g WHERE lease_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.id = g.lease_id)
 UNION ALL SELECT 'I3', 'tree both here and on its way', chain_id, NULL FROM tree_ingests AS g WHERE EXISTS (SELECT 1 FROM trees AS t WHERE t.chain_id = g.chain_id)
 UNION ALL SELECT 'I7', 'counter ' || name, counter, actual FROM accounting_drift;
+
+CREATE VIEW history_listing AS
+-- What happened, newest first, for people; times are UTC. The table history has the same as it was written.
+SELECT h.id, strftime('%Y-%m-%d %H:%M:%S', h.at) AS time, h.event, h.reference,
+       substr(h.image_id, instr(h.image_id, ':') + 1, 12) AS image,
+       substr(h.previous_image_id, instr(h.previous_image_id, ':') + 1, 12) AS before,
+       CASE WHEN h.received_bytes < 1000 THEN h.received_bytes || ' B' WHEN h.received_bytes < 1000000 THEN round(h.received_bytes / 1e3, 1) || ' kB'
+       WHEN h.received_bytes < 1000000000 THEN round(h.received_bytes / 1e6, 1) || ' MB' ELSE round(h.received_bytes / 1e9, 2) || ' GB' END AS received, h.hosts,
+       CASE WHEN h.freed_bytes < 1000 THEN h.freed_bytes || ' B' WHEN h.freed_bytes < 1000000 THEN round(h.freed_bytes / 1e3, 1) || ' kB'
+       WHEN h.freed_bytes < 1000000000 THEN round(h.freed_bytes / 1e6, 1) || ' MB' ELSE round(h.freed_bytes / 1e9, 2) || ' GB' END AS freed,
+       coalesce(h.owner || ' (pid ' || h.pid || ')', 'sqlite3 shell') AS who, h.detail
+FROM history AS h ORDER BY h.id DESC;
+
+CREATE VIEW image_sources AS
+-- Which hosts each image came from, and how much of it. What was here before it came from wherever that had come from.
+SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags,
+       s.host, s.blob_count, CASE WHEN s.bytes < 1000 THEN s.bytes || ' B' WHEN s.bytes < 1000000 THEN round(s.bytes / 1e3, 1) || ' kB'
+       WHEN s.bytes < 1000000000 THEN round(s.bytes / 1e6, 1) || ' MB' ELSE round(s.bytes / 1e9, 2) || ' GB' END AS human_size, s.bytes, i.image_id
+FROM images AS i JOIN (
+  SELECT m.image_id AS image_id, o.host AS host, count(DISTINCT b.id) AS blob_count, sum(b.size) AS bytes
+    FROM (SELECT DISTINCT n.image_id AS image_id, e.blob_id AS blob_id FROM manifests AS n JOIN manifest_blobs AS e ON e.manifest_id = n.id) AS m
+    JOIN blobs AS b ON b.id = m.blob_id JOIN blob_sources AS o ON o.blob_id = b.id
+   GROUP BY m.image_id, o.host) AS s ON s.image_id = i.id;

@@ -32,6 +32,9 @@ TABLES = (
     "manifest_trees",
     "lease_trees",
     "tree_ingests",
+    "history",
+    "acting",
+    "blob_sources",
 )
 NUMBERED = (
     "images",
@@ -43,6 +46,7 @@ NUMBERED = (
     "ingests",
     "trees",
     "tree_ingests",
+    "history",
 )
 
 

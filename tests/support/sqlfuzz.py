@@ -60,6 +60,9 @@ _KEYS = {
     "manifest_trees": ("manifest_id, position",),
     "lease_trees": ("lease_id, tree_id",),
     "tree_ingests": ("id", "chain_id"),
+    "history": ("id",),
+    "acting": ("one",),
+    "blob_sources": ("blob_id",),
 }
 # Said on purpose, and so never said by chance.
 _FORGED = {
@@ -71,6 +74,7 @@ _WORDS = {
     "role": ("'manifest'", "'config'", "'layer'", "'index'"),
     "status": ("'pending'", "'extracting'", "'failed'"),
     "purpose": ("'pull'", "'hold'"),
+    "event": ("'pulled'", "'evicted'", "'moved'", "NULL"),
     "referenced": ("0", "1", "NULL", "1 - referenced"),
     "complete": ("0", "1", "NULL", "1 - complete"),
     "id": ("9223372036854775807", "-1", "id + 1", "id - 1", "1", "NULL", "1.0"),
@@ -117,7 +121,8 @@ class Typist:
     def _table(self) -> str:
         if self._focus is not None and self._random.random() < 0.7:
             return self._focus
-        return self._random.choices(TABLES, weights=(2, 3, 3, 4, 3, 3, 2, 2, 2, 2, 4, 4, 2, 2, 3))[0]
+        weights = (2, 3, 3, 4, 3, 3, 2, 2, 2, 2, 4, 4, 2, 2, 3, 1, 1, 1)
+        return self._random.choices(TABLES, weights=weights)[0]
 
     def _value(self, table: str, column: str) -> str:
         if (table, column) in _FORGED:

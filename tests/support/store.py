@@ -31,6 +31,8 @@ TABLES = (
     "manifest_trees",
     "lease_trees",
     "tree_ingests",
+    "acting",
+    "blob_sources",
 )
 
 

@@ -69,23 +69,25 @@ class Tomorrow:
         versions = theirs / "migrations" / "versions"
         versions.mkdir(parents=True)
         for path in ours.iterdir():
-            if path.name not in ("schema.py", "__pycache__", "migrations"):
+            if path.name not in ("schema", "__pycache__", "migrations"):
                 (theirs / path.name).symlink_to(path)
+        (theirs / "schema").mkdir()
         for source, target in (
+            (ours / "schema", theirs / "schema"),
             (_PROJECT / "migrations", theirs / "migrations"),
             (_PROJECT / "migrations" / "versions", versions),
         ):
             for path in source.iterdir():
-                if path.is_file():
+                if path.is_file() and path != ours / "schema" / "__init__.py":
                     (target / path.name).symlink_to(path)
         text, found = re.subn(
             r"^REVISIONS: Final = .*$",
             f"REVISIONS: Final = {(*REVISIONS, NEXT_REVISION)!r}",
-            (ours / "schema.py").read_text(),
+            (ours / "schema" / "__init__.py").read_text(),
             flags=re.MULTILINE,
         )
         assert found == 1
-        (theirs / "schema.py").write_text(text)
+        (theirs / "schema" / "__init__.py").write_text(text)
         (versions / f"{NEXT_REVISION}_next.py").write_text(
             _REVISION.format(
                 revision=NEXT_REVISION,

@@ -102,6 +102,15 @@ _STACKS = (
     "a manifest stacks on a tree when whoever unpacks it keeps that and completes; it needs to be complete, and the"
     " position free"
 )
+_LINE = (
+    "SELECT event || ' ' || reference || coalesce(owner, ' by nobody') FROM history ORDER BY id DESC LIMIT 1"
+)
+_ACTING = "INSERT INTO acting (at, event, detail, owner, pid) VALUES ('{now}', 'evicted', 'age', 'me', 7)"
+_HAPPENED = "INSERT INTO history (at, event) VALUES ({0}, 'repaired')"
+_MOVED = (
+    "UPDATE repo_tags SET image_id = {held}, manifest_id = {held_manifest}, digest = (SELECT digest FROM manifests"
+    " WHERE id = {held_manifest}) WHERE reference = '{tag}'"
+)
 _NEW_STORE = "INSERT INTO store ({0}max_bytes) VALUES ({1}0)"
 _UUID, _CREATED = "'00000000-0000-0000-0000-000000000000'", "'2026-01-01T00:00:00.000000Z'"
 
@@ -211,6 +220,11 @@ GUARDS = (
     Typed("ingests_at_rest", "taken over or not", "UPDATE ingests SET lease_id = {live}, reserved_bytes = size, received_bytes = 0 WHERE digest = '{partial}'", "a partial blob that nobody fetches does not change", given=(_MORE_ROOM,)),
     Typed("ingests_in_use", "what somebody fetches is not thrown away", "UPDATE ingests SET state = 'discarded' WHERE digest = '{some}'", "only a partial blob that nobody owns is discarded, by whoever removes its file"),
     Typed("ingests_arrive_whole", "nothing arrives by half", "UPDATE ingests SET state = 'arrived' WHERE digest = '{some}'", "an ingest has arrived when its owner says so and all its bytes are here"),
+    Typed("history_numbered", "the last id there is would be the last deed", "INSERT INTO history (id, at, event) VALUES (9223372036854775807, '{now}', 'pulled')", "ids are given by the database"),
+    Typed("history_numbered", "nor is a line replaced", "REPLACE INTO history (id, at, event) VALUES (1, '{now}', 'pulled')", "ids are given by the database"),
+    Typed("history_immutable", "what happened, happened", "UPDATE history SET owner = 'somebody else', event = 'removed'", "what happened stays as it was; it may be deleted"),
+    Typed("blob_sources_sound", "nothing came from anywhere that is not here", "INSERT OR REPLACE INTO blob_sources VALUES (999, 'example.com')", "where a blob came from is known of blobs that are here"),
+    Typed("blob_sources_immutable", "nor is it said of another blob", "UPDATE blob_sources SET blob_id = {kept} WHERE blob_id = {leased}", "where a blob came from is said of that blob"),
     Typed("ingests_stay", "a live reservation stays, and so does a partial blob", "DELETE FROM ingests", "an ingest ends with its lease, or is discarded by ullage gc with its file"),
     Typed("store_ledger", "nor those of trees", "UPDATE store SET tree_inodes = 0, reserved_inodes = 0", _COUNTED),
     Typed("store_limit", "so does what a tree grows by", "UPDATE tree_ingests SET reserved_bytes = reserved_bytes + 50000 WHERE chain_id = '{growing}'", "storage limit exceeded"),
@@ -296,6 +310,17 @@ EFFECTS = (
     Typed("tree_ingests_resized", "and grow", "UPDATE tree_ingests SET reserved_bytes = reserved_bytes + 1, reserved_inodes = reserved_inodes + 1 WHERE chain_id = '{growing}'"),
     Typed("tree_ingests_discarded", "whoever removes its directory ends the row", "UPDATE tree_ingests SET state = 'discarded' WHERE chain_id = '{half}'", gives=("SELECT count(*) FROM tree_ingests WHERE chain_id = '{half}'", "0")),
     Typed("tree_ingests_gone", "and its room is free", "UPDATE tree_ingests SET state = 'discarded' WHERE chain_id = '{half}'"),
+    Typed("history_registered", "what is registered by hand is on record", _NEW_IMAGE.format("", "", "", 500), gives=(_LINE, "registered typed by nobody")),
+    Typed("history_removed", "what is removed by hand is on record, with all its names", "DELETE FROM images WHERE id = {image}", gives=("SELECT event || ' ' || (length(reference) - length(replace(reference, ' ', ''))) || coalesce(owner, ' by nobody') FROM history ORDER BY id DESC LIMIT 1", "removed 2 by nobody")),
+    Typed("history_removed", "and who did it, when they say so", "DELETE FROM images WHERE id = {nameless}", given=(_ACTING,), gives=("SELECT event || ' ' || owner || pid || detail FROM history ORDER BY id DESC LIMIT 1", "evicted me7age")),
+    Typed("history_tagged", "a tag that is added by hand is on record", _NEW_TAG.format("", ""), gives=(_LINE, "tagged docker.io/library/typed:1 by nobody")),
+    Typed("history_moved", "a tag that is moved by hand is on record, with what it denoted", _MOVED, gives=("SELECT event || (SELECT id FROM images AS i WHERE i.image_id = h.image_id) || ' ' || (SELECT id FROM images AS i WHERE i.image_id = h.previous_image_id) FROM history AS h ORDER BY id DESC LIMIT 1", "moved2 1")),
+    Typed("history_untagged", "a tag that is taken away by hand is on record", "DELETE FROM repo_tags WHERE reference = 'docker.io/library/app:mine'", gives=(_LINE, "untagged docker.io/library/app:mine by nobody")),
+    Typed("history_undigested", "so is a digest", "DELETE FROM repo_digests WHERE manifest_id = {held_manifest}", gives=("SELECT event FROM history ORDER BY id DESC LIMIT 1", "untagged")),
+    Typed("history_unpacked", "what is unpacked is on record", "INSERT INTO manifest_trees SELECT id, 0, {tree_kept} FROM manifests WHERE image_id = {nameless}", given=_COMPLETES, gives=("SELECT h.event || h.owner || (i.id = {nameless}) FROM history AS h JOIN images AS i USING (image_id) ORDER BY h.id DESC LIMIT 1", "unpackedalive1")),
+    Typed("history_trimmed", "the record is so long and no longer", _HAPPENED.format("'{now}'"), given=("INSERT INTO history (at, event) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 10100) SELECT '{now}', 'repaired' FROM n",), gives=("SELECT count(*) FROM history", "10000")),
+    Typed("history_trimmed", "nor does it go back further than a year", _HAPPENED.format("strftime('%Y-%m-%dT%H:%M:%f000Z', '{now}', '+366 days')"), gives=("SELECT min(id) FROM history", "3")),
+    Typed("blob_sources_gone", "where a blob came from goes with it", "UPDATE blobs SET state = 'swept' WHERE id = {doomed}", gives=("SELECT count(*) FROM blob_sources WHERE blob_id = {doomed}", "0")),
 )
 
 # What a person may do. Nothing is left wrong by it.
@@ -309,6 +334,8 @@ FREEDOMS = (
     Typed("lease_images_sound", "a hold may hold one more", "INSERT INTO lease_images VALUES ({hold}, {image})"),
     Typed("lease_blobs_sound", "a lease may keep one more", "INSERT OR REPLACE INTO lease_blobs VALUES ({live}, {garbage})"),
     Typed("lease_trees_sound", "or a tree", "INSERT OR REPLACE INTO lease_trees VALUES ({live}, {tree_garbage})"),
+    Typed("history_immutable", "history may be cut", "DELETE FROM history"),
+    Typed("blob_sources_immutable", "whoever knows better may say so", "UPDATE blob_sources SET host = 'mirror.example.com'"),
     Typed("leases_numbered", "an id of -1 by hand does not stop every id to come", _NEW_LEASE.format("", ""), given=(_NEW_LEASE.format(*_NEGATIVE).replace("INSERT", "INSERT OR IGNORE"),)),
 )
 
@@ -378,10 +405,19 @@ CHECKS = (
     Typed("ck_tree_ingests_reserved_inodes", "nor inodes", _NEW_TREE_INGEST.format("", "").replace(" 1,", " -1,"), "CHECK constraint failed: ck_tree_ingests_reserved_inodes"),
     Typed("ck_tree_ingests_state", "one of the states", "UPDATE tree_ingests SET state = 'lost'", "CHECK constraint failed: ck_tree_ingests_state"),
     Typed("ck_tree_ingests_created_at", "a time", f"UPDATE tree_ingests SET created_at = {_NO_TIME}", "CHECK constraint failed: ck_tree_ingests_created_at"),
+    Typed("ck_history_id", "no id of -1", "INSERT INTO history (id, at, event) VALUES (-1, '{now}', 'pulled')", "CHECK constraint failed: ck_history_id"),
+    Typed("ck_history_at", "a time", _HAPPENED.format(_NO_TIME), "CHECK constraint failed: ck_history_at"),
+    Typed("ck_history_event", "one of those that there are", "INSERT INTO history (at, event) VALUES ('{now}', 'fun')", "CHECK constraint failed: ck_history_event"),
+    Typed("ck_acting_one", "one acts at a time", _ACTING.replace("(at", "(one, at").replace("('{now}'", "(2, '{now}'"), "CHECK constraint failed: ck_acting_one"),
+    Typed("ck_acting_at", "what would not go into the history", _ACTING.replace("'{now}'", _NO_TIME), "CHECK constraint failed: ck_acting_at"),
+    Typed("ck_acting_event", "is not said either", _ACTING.replace("'evicted'", "'fun'"), "CHECK constraint failed: ck_acting_event"),
 )
 
 _UNIQUE = "UNIQUE constraint failed: "
 KEYS = (
+    Typed("pk_history", "one line of an id", "INSERT INTO history SELECT * FROM history", f"{_UNIQUE}history.id", at=BARE),
+    Typed("pk_acting", "one acts at a time", "INSERT INTO acting (one, at, owner, pid) VALUES (1, '{now}', 'he', 1), (1, '{now}', 'she', 2)", f"{_UNIQUE}acting.one"),
+    Typed("pk_blob_sources", "a blob came from one host", "INSERT INTO blob_sources SELECT blob_id, 'example.com' FROM blob_sources", f"{_UNIQUE}blob_sources.blob_id"),
     Typed("pk_store", "one row", "INSERT INTO store SELECT * FROM store", f"{_UNIQUE}store.one", at=BARE),
     Typed("pk_manifest_blobs", "one edge at a position", "INSERT INTO manifest_blobs VALUES ({manifest}, 0, {kept}, 'layer', 'x')", f"{_UNIQUE}manifest_blobs.manifest_id, manifest_blobs.position", at=BARE),
     Typed("pk_lease_blobs", "kept once", "INSERT INTO lease_blobs VALUES ({live}, {kept})", f"{_UNIQUE}lease_blobs.lease_id, lease_blobs.blob_id"),
@@ -402,6 +438,7 @@ KEYS = (
 _NOWHERE = "FOREIGN KEY constraint failed"
 # Our own connections have these beside the triggers: what a migration rebuilds is checked by them.
 FOREIGN_KEYS = (
+    Typed("fk_blob_sources_blob_id_blobs", "of a blob", "UPDATE blob_sources SET blob_id = 999 WHERE blob_id = {leased}", _NOWHERE, at=BARE),
     Typed("fk_manifests_image_id_images", "of an image", "UPDATE manifests SET image_id = 999 WHERE id = {manifest}", _NOWHERE, at=BARE),
     Typed("fk_manifest_blobs_manifest_id_manifests", "of a manifest", "UPDATE manifest_blobs SET manifest_id = 999 WHERE manifest_id = {manifest}", _NOWHERE, at=BARE),
     Typed("fk_manifest_blobs_blob_id_blobs", "to a blob", "UPDATE manifest_blobs SET blob_id = 999 WHERE manifest_id = {manifest}", _NOWHERE, at=BARE),

@@ -171,6 +171,12 @@ class SourceRepo:
         """
         return {}
 
+    @property
+    def received_from(self) -> None:
+        """
+        None of it came over a network.
+        """
+
     def distrust(self, digest: Digest) -> bool:  # noqa: ARG002 -- as a registry's repo has it
         """
         Whether there is another copy to ask for: there is none.

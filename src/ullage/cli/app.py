@@ -26,6 +26,7 @@ _HOMES: Final = {
     "pull": "pulls",
     "images": "images",
     "inspect": "images",
+    "history": "history",
     "rm": "images",
     "tag": "names",
     "untag": "names",

@@ -85,8 +85,9 @@ def inspect(*, image: str, referrers: bool, reach: Reach) -> int:
 
     IMAGE is a reference, an image id, or the first digits of one. The object has the fields of the image's
     status, and `config` (as it came from the registry), `manifest` (media type, digest, size, and the
-    descriptors of config and layers) and `storage` (what the image takes alone, and what it shares). No
-    registry is asked but for --referrers, which adds them under `referrers`.
+    descriptors of config and layers), `storage` (what the image takes alone, and what it shares) and `sources`
+    (by digest, the host that each blob came from, where that is known). No registry is asked but for
+    --referrers, which adds them under `referrers`.
     """
     with looking(registry=reach.client() if referrers else None) as service:
         status = None if service is None else service.image_status(image)
@@ -97,6 +98,7 @@ def inspect(*, image: str, referrers: bool, reach: Reach) -> int:
             "config": _config(service, status),
             "manifest": _manifest(service, status),
             "storage": plain(service.image_storage(status)[0]),
+            "sources": service.sources(status),
             **({"referrers": plain(service.referrers(image))} if referrers else {}),
         }
     emit_json(document, indent=2)

@@ -34,7 +34,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5
             self.fail(str(error), param, ctx)
 
 
-class _Age(click.ParamType):  # type: ignore[type-arg]
+class Age(click.ParamType):  # type: ignore[type-arg]
     """
     A length of time: 90s, 10m, 12h, 30d, or plain seconds.
     """
@@ -201,9 +201,9 @@ def quota(*, max_bytes: int | None, min_free: int | None, evict: bool, as_json: 
     "--low", type=click.FloatRange(0, 100), metavar="PERCENT", help="Evict down to this share. Default: 80."
 )
 @click.option(
-    "--min-age", type=_Age(), metavar="AGE", help="Spare what was used within this time. Default: 2m."
+    "--min-age", type=Age(), metavar="AGE", help="Spare what was used within this time. Default: 2m."
 )
-@click.option("--max-age", type=_Age(), metavar="AGE", help="Evict what was not used for this time.")
+@click.option("--max-age", type=Age(), metavar="AGE", help="Evict what was not used for this time.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with what was freed.")
 def gc(

@@ -148,7 +148,9 @@ class RegistryRepo(Succession):
 
         try:
             opened = open_at(offset)
-            return BlobStream(opened, reopen, size=size, group=group, patience=self._patience)
+            return BlobStream(
+                opened, reopen, size=size, group=group, patience=self._patience, count=self._count
+            )
         except BaseException:
             group.leave()
             raise
@@ -192,6 +194,7 @@ class RegistryRepo(Succession):
             raise InvalidManifest(
                 f"the manifest of {self._full(ref)} is longer than {MAX_DOCUMENT_BYTES} bytes"
             )
+        self._count(peer.name, len(raw))
         stated = digest_header(answer)
         served = stated if stated is not None else digest_of(raw)
         if _kind(ref) == "manifests":

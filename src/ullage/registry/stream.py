@@ -55,6 +55,7 @@ class BlobStream:
     where a body breaks off or stalls, the rest is asked for, and where the
     registry cannot give the rest alone, all of it is, and what was read before
     is skipped. Nothing here is verified: whoever reads hashes and counts.
+    *count* is told of every byte that came, of those skipped too.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class BlobStream:
         size: int,
         group: Group,
         patience: Patience,
+        count: Callable[[str, int], None],
     ) -> None:
+        self._count = count
         self.offset = opened.offset
         self._opened = opened
         self._reopen = reopen
@@ -93,11 +96,13 @@ class BlobStream:
                     skipped = self._opened.answer.read(min(self._skip, _SKIP_BYTES))
                     if not skipped:
                         return b""  # shorter than before: the reader counts
+                    self._count(self._opened.peer.name, len(skipped))
                     self._skip -= len(skipped)
                 data = self._opened.answer.read(amount)
             except RegistryUnavailable as error:
                 broken = error
             else:
+                self._count(self._opened.peer.name, len(data))
                 self._position += len(data)
                 return data
             self._go_on(broken)

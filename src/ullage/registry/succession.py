@@ -46,6 +46,8 @@ class Succession:
         self._first: dict[str, int] = {}
         self._down: set[Peer | Elsewhere] = set()
         self._served: dict[Digest, Peer | Elsewhere] = {}
+        #: How many bytes of manifests and blobs came from each host; what came twice counts twice.
+        self.received_from: dict[str, int] = {}
 
     @property
     def served_by(self) -> Mapping[Digest, str]:
@@ -54,6 +56,10 @@ class Succession:
         """
         with self._lock:
             return {digest: peer.name for digest, peer in self._served.items()}
+
+    def _count(self, host: str, received_bytes: int) -> None:
+        with self._lock:
+            self.received_from[host] = self.received_from.get(host, 0) + received_bytes
 
     def distrust(self, digest: Digest) -> bool:
         """

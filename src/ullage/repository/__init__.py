@@ -9,8 +9,10 @@ one; a pull of bytes has two, `admit` and `complete`.
 
 from __future__ import annotations
 
+from ullage.repository.acting import owner_name
 from ullage.repository.admission import Claims
 from ullage.repository.eviction import Eviction
+from ullage.repository.history import History, Origin
 from ullage.repository.images import Images
 from ullage.repository.inspection import Inspection
 from ullage.repository.leases import Leases, Owner
@@ -27,13 +29,15 @@ __all__ = [
     "ImageRepository",
     "Naming",
     "NewImage",
+    "Origin",
     "Owner",
     "Referrer",
     "ServedContent",
+    "owner_name",
 ]
 
 
-class ImageRepository(Images, Pulls, Leases, Eviction, Inspection, Serving, Storage):
+class ImageRepository(Images, Pulls, Leases, Eviction, Inspection, Serving, Storage, History):
     """
     The rows of one store.
     """

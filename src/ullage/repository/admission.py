@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import CursorResult
 
     from ullage.model import Evicted, StorageUsage
+    from ullage.repository.acting import Acting
 
 __all__ = ["BLOBS", "Admission", "Claims", "Files", "Untouched", "as_json"]
 
@@ -129,15 +130,17 @@ class Admission:
 
     Args:
         evict: whether images may go to make room.
-        now: as the tables write it.
+        acting: who claims, and when.
     """
 
-    def __init__(self, connection: Connection, lease_id: int, files: Files, *, evict: bool, now: str) -> None:
+    def __init__(
+        self, connection: Connection, lease_id: int, files: Files, *, evict: bool, acting: Acting
+    ) -> None:
         self._connection = connection
         self._lease_id = lease_id
         self._files = files
         self._evict = evict
-        self._now = now
+        self._acting = acting
         self._evictor: Evictor | None = None
         self._gave_up_partials = False
         self._discarded_bytes = 0
@@ -163,7 +166,11 @@ class Admission:
         for statement, digests, parameters in (
             (_TAKE_BACK, found.doomed, {}),
             (_TAKE_OVER, found.resumable, {"lease_id": self._lease_id}),
-            (_RESERVE, absent, {"lease_id": self._lease_id, "now": self._now, "sizes": json.dumps(absent)}),
+            (
+                _RESERVE,
+                absent,
+                {"lease_id": self._lease_id, "now": self._acting.at, "sizes": json.dumps(absent)},
+            ),
         ):
             if digests:
                 self._reserve(statement, digests, parameters, wanted, growth)
@@ -287,7 +294,7 @@ class Admission:
             spare = self._connection.execute(
                 select(images.c.id).where(images.c.image_id.in_(list(wanted)))
             ).scalars()
-            self._evictor = Evictor(self._connection, before=self._now, spare=set(spare))
+            self._evictor = Evictor(self._connection, self._acting, before=self._acting.at, spare=set(spare))
             if usage(self._connection).available_bytes > before.available_bytes:
                 return True
         return self._evictor.evict_one("pull")

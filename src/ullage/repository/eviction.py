@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ullage.digest import Digest
+    from ullage.repository.acting import Acting
 
 __all__ = ["Eviction", "Evictor"]
 
@@ -42,8 +43,11 @@ class Evictor:
     Takes images away one by one inside somebody's write transaction, which undoes it all when it fails.
     """
 
-    def __init__(self, connection: Connection, *, before: str, spare: Collection[int] = ()) -> None:
+    def __init__(
+        self, connection: Connection, acting: Acting, *, before: str, spare: Collection[int] = ()
+    ) -> None:
         self._connection = connection
+        self._acting = acting
         self._candidates = [
             row_id
             for row_id in connection.execute(_CANDIDATES, {"before": before}).scalars()
@@ -88,7 +92,8 @@ class Evictor:
     def _take(self, row_id: int, frees: int, reason: str) -> None:
         status = find(self._connection, row_id)
         assert status is not None, "chosen in this transaction"
-        self._connection.execute(delete(images).where(images.c.id == row_id))
+        with self._acting.on_record(self._connection, event="evicted", detail=reason):
+            self._connection.execute(delete(images).where(images.c.id == row_id))
         doom_garbage(self._connection)
         self.evicted.append(
             Evicted(
@@ -148,7 +153,7 @@ class Eviction(Records):
         with self._database.write() as connection:
             set_limits(connection, max_bytes=max_bytes)
             doom_garbage(connection)
-            evictor = Evictor(connection, before=self._now())
+            evictor = Evictor(connection, self._acting(), before=self._now())
             now = usage(connection)
             if now.used_bytes + now.reserved_bytes > max_bytes:
                 discard_partials(connection, remove)
@@ -161,12 +166,12 @@ class Eviction(Records):
         now = self._clock()
         evicted: list[Evicted] = []
         if policy.maximum_age is not None:
-            aged = Evictor(connection, before=to_text(now - policy.maximum_age))
+            aged = Evictor(connection, self._acting(), before=to_text(now - policy.maximum_age))
             aged.evict_all("age")
             evicted += aged.evicted
         max_bytes = usage(connection).max_bytes
         if usage(connection).used_bytes > policy.high_watermark * max_bytes:
-            evictor = Evictor(connection, before=to_text(now - policy.minimum_age))
+            evictor = Evictor(connection, self._acting(), before=to_text(now - policy.minimum_age))
             while usage(connection).used_bytes > policy.low_watermark * max_bytes and evictor.evict_one(
                 "space"
             ):

@@ -175,19 +175,21 @@ class Images(Records):
                     reference=str(reference),
                     hint="tag it instead",
                 )
-            row_id = (
-                self._insert_registered(connection, spec, image_id, size, platform)
-                if here is None
-                else here.id
-            )
-            now = self._now()
-            if reference.digest is None:
-                name_image(connection, repo_tags, str(reference), row_id, digest=digest, now=now)
-            if digest is not None or reference.digest is not None:
-                named = reference.digest or digest
-                name_image(
-                    connection, repo_digests, f"{reference.name}@{named}", row_id, digest=named, now=now
+            event = "registered" if here is None else None
+            with self._acting().on_record(connection, event=event, reference=str(reference)):
+                row_id = (
+                    self._insert_registered(connection, spec, image_id, size, platform)
+                    if here is None
+                    else here.id
                 )
+                now = self._now()
+                if reference.digest is None:
+                    name_image(connection, repo_tags, str(reference), row_id, digest=digest, now=now)
+                if digest is not None or reference.digest is not None:
+                    named = reference.digest or digest
+                    name_image(
+                        connection, repo_digests, f"{reference.name}@{named}", row_id, digest=named, now=now
+                    )
             return by_id(connection, row_id)
 
     def _insert_registered(
@@ -231,7 +233,9 @@ class Images(Records):
                 )
             if other != status.id:
                 resolved = _resolved(connection, key, status.id)
-                name_image(connection, repo_tags, str(reference), status.id, now=self._now(), **resolved)
+                acting = self._acting()
+                with acting.on_record(connection):
+                    name_image(connection, repo_tags, str(reference), status.id, now=acting.at, **resolved)
             return by_id(connection, status.id)
 
     def untag(self, reference: Reference) -> ImageStatus:
@@ -243,9 +247,10 @@ class Images(Records):
         """
         table = table_of(reference)
         with self._database.write() as connection:
-            row_id = connection.execute(
-                delete(table).where(table.c.reference == str(reference)).returning(table.c.image_id)
-            ).scalar()
+            with self._acting().on_record(connection):
+                row_id = connection.execute(
+                    delete(table).where(table.c.reference == str(reference)).returning(table.c.image_id)
+                ).scalar()
             if row_id is None:
                 raise ImageNotFound(f"no such reference: {reference.familiar}", image=str(reference))
             return by_id(connection, row_id)
@@ -280,7 +285,8 @@ class Images(Records):
                     image=status.image_id,
                     holders=said,
                 )
-            connection.execute(delete(images).where(images.c.id == status.id))
+            with self._acting().on_record(connection):
+                connection.execute(delete(images).where(images.c.id == status.id))
             doom_garbage(connection)
             return status
 

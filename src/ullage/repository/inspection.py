@@ -12,8 +12,10 @@ from ullage.digest import Digest
 from ullage.errors import StoreCorrupt
 from ullage.model import Problem
 from ullage.repository.admission import as_json
+from ullage.repository.history import note_sources
 from ullage.repository.records import Records
 from ullage.schema import (
+    blob_sources,
     blobs,
     images,
     ingests,
@@ -176,18 +178,36 @@ class Inspection(Records):
                 update(blobs).where(blobs.c.id == row_id, blobs.c.state == "ready").values(state="doomed")
             )
 
-    def replace_file(self, row_id: int, put: Callable[[], None]) -> None:
+    def replace_file(
+        self,
+        row_id: int,
+        put: Callable[[], None],
+        *,
+        received_bytes: int | None = None,
+        host: str | None = None,
+    ) -> None:
         """
         Put other bytes in the place of a blob's, under the gate, while its row stands. One write.
+
+        The history says so, and with *received_bytes* and *host* where they came from.
 
         Raises:
             StoreCorrupt: the row went meanwhile.
         """
         with self._database.write() as connection:
-            if connection.execute(select(blobs.c.state).where(blobs.c.id == row_id)).scalar() != "ready":
+            row = connection.execute(
+                select(blobs.c.digest, blobs.c.state).where(blobs.c.id == row_id)
+            ).first()
+            if row is None or row.state != "ready":
                 raise StoreCorrupt("the blob went while it was fetched again")
             put()
-            connection.execute(update(blobs).where(blobs.c.id == row_id).values(verified_at=self._now()))
+            acting = self._acting()
+            connection.execute(update(blobs).where(blobs.c.id == row_id).values(verified_at=acting.at))
+            acting.record(
+                connection, "repaired", received_bytes=received_bytes, hosts=host, detail=f"blob {row.digest}"
+            )
+            if host is not None:
+                note_sources(connection, {Digest(row.digest): host})
 
     def remove_stray(
         self, digests: Collection[Digest], remove: Callable[[], None], *, ingests_only: bool
@@ -232,11 +252,14 @@ class Inspection(Records):
             limit = connection.execute(select(store.c.max_bytes)).scalar_one()
             # The truth may be over the limit, which a change of counters may not be: it is out of the way meanwhile.
             connection.execute(update(store).values(max_bytes=1 << 60))
-            _recount(connection)  # first, so that what follows changes counters that are right
-            _drop_orphans(connection)
-            _take_back(connection)
-            _set_to_the_truth(connection)
+            acting = self._acting()
+            with acting.on_record(connection, detail="check --repair"):
+                _recount(connection)  # first, so that what follows changes counters that are right
+                _drop_orphans(connection)
+                _take_back(connection)
+                _set_to_the_truth(connection)
             connection.execute(update(store).values(max_bytes=limit))
+            acting.record(connection, "repaired", detail="rows and counters")
 
 
 def _take_back(connection: Connection) -> None:
@@ -265,6 +288,7 @@ def _drop_orphans(connection: Connection) -> None:
         (repo_digests, repo_digests.c.image_id, images),
         (manifests, manifests.c.image_id, images),
         (manifest_blobs, manifest_blobs.c.manifest_id, manifests),
+        (blob_sources, blob_sources.c.blob_id, blobs),
         (lease_blobs, lease_blobs.c.lease_id, leases),
         (lease_images, lease_images.c.lease_id, leases),
     ):

@@ -18,6 +18,7 @@ from sqlalchemy import insert, select, text, update
 from ullage.digest import Digest
 from ullage.errors import StoreCorrupt
 from ullage.repository.admission import BLOBS, Admission, Untouched, as_json
+from ullage.repository.history import Origin, note_sources
 from ullage.repository.images import name_image
 from ullage.repository.leases import end_lease, lease_id_of
 from ullage.repository.lookup import find
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ullage.model import ImageStatus
+    from ullage.repository.acting import Acting
     from ullage.repository.admission import Claims, Files
     from ullage.repository.leases import Owner
     from ullage.repository.records import Edge, Naming, NewImage
 
 __all__ = ["Pulls"]
 
+_UNSAID: Final = Origin()
 
 _ARRIVED: Final = text(
     "UPDATE ingests SET received_bytes = size, state = 'arrived'"
@@ -88,7 +91,7 @@ class Pulls(Records):
 
     # ------------------------------------------------------------------ one write transaction each
 
-    def adopt(self, naming: Naming, *, asked: str | None) -> ImageStatus | None:
+    def adopt(self, naming: Naming, *, asked: str | None, origin: Origin = _UNSAID) -> ImageStatus | None:
         """
         Name an image that is here by what the registry resolved the name to. One write; None when it is not here.
 
@@ -100,8 +103,12 @@ class Pulls(Records):
             if row is None:
                 return None
             named = replace(naming, platform=row.platform)
-            self._name(connection, named, image_row_id=row.image_id, manifest_id=row.id)
-            return _used(connection, row.image_id, self._now())
+            acting = self._acting()
+            with acting.on_record(connection, event=origin.event):
+                self._name(connection, named, image_row_id=row.image_id, manifest_id=row.id)
+            status = _used(connection, row.image_id, acting.at)
+            _record(connection, acting, origin, naming, status)
+            return status
 
     def admit(
         self, owner: Owner, reference: str, wanted: Mapping[Digest, int], files: Files, *, evict: bool = False
@@ -142,12 +149,16 @@ class Pulls(Records):
                 wanted
             )
 
-    def publish(self, token: str, digests: Sequence[Digest]) -> None:
+    def publish(
+        self, token: str, digests: Sequence[Digest], *, sources: Mapping[Digest, str] | None = None
+    ) -> None:
         """
         Make blobs of finished ingests, for others who wait for them. One write; their files are in place before.
+
+        *sources* has the host that each came from.
         """
         with self._database.write() as connection:
-            self._publish(connection, lease_id_of(connection, token), digests)
+            self._publish(connection, lease_id_of(connection, token), digests, sources or {})
 
     def complete(
         self,
@@ -156,22 +167,29 @@ class Pulls(Records):
         image: NewImage,
         naming: Naming,
         others: Sequence[tuple[NewImage, Naming]] = (),
+        *,
+        origin: Origin = _UNSAID,
     ) -> ImageStatus:
         """
-        Everything that a pull leaves: blobs, image, edges and names, and its lease gone. One write.
+        Everything that a pull leaves: blobs, image, edges and names, a line of history, its lease gone. One write.
 
         *arrived* are our finished ingests, their files in place; *others* are images of other platforms that came
-        with this one. Durable on return.
+        with this one; *origin* is where they came from. Durable on return.
         """
         with self._database.write() as connection:
             lease_id = lease_id_of(connection, token)
-            self._publish(connection, lease_id, arrived)
+            self._publish(connection, lease_id, arrived, origin.sources)
             connection.execute(_COMPLETES, {"lease_id": lease_id})
-            for each, names in (*others, (image, naming)):
-                row_id = self._insert_image(connection, each, names)
-                manifest_id = self._insert_manifest(connection, each, row_id)
-                self._name(connection, names, image_row_id=row_id, manifest_id=manifest_id)
-            status = _used(connection, row_id, self._now())
+            acting = self._acting()
+            with acting.on_record(connection, event=origin.event):
+                for each, names in (*others, (image, naming)):
+                    row_id = self._insert_image(connection, each, names)
+                    manifest_id = self._insert_manifest(connection, each, row_id)
+                    self._name(connection, names, image_row_id=row_id, manifest_id=manifest_id)
+            status = _used(connection, row_id, acting.at)
+            for each, names in others:
+                _record_other(connection, acting, origin.event, each, names, beside=naming)
+            _record(connection, acting, origin, naming, status)
             end_lease(connection, token)
             return status
 
@@ -194,9 +212,15 @@ class Pulls(Records):
         return lease_id
 
     def _admission(self, connection: Connection, lease_id: int, files: Files, *, evict: bool) -> Admission:
-        return Admission(connection, lease_id, files, evict=evict, now=self._now())
+        return Admission(connection, lease_id, files, evict=evict, acting=self._acting())
 
-    def _publish(self, connection: Connection, lease_id: int, digests: Sequence[Digest]) -> None:
+    def _publish(
+        self,
+        connection: Connection,
+        lease_id: int,
+        digests: Sequence[Digest],
+        sources: Mapping[Digest, str],
+    ) -> None:
         if not digests:
             return
         parameters = {"lease_id": lease_id, "digests": as_json(digests), "now": self._now()}
@@ -204,6 +228,7 @@ class Pulls(Records):
         published = connection.execute(_PUBLISH, parameters).rowcount
         if published != len(digests):
             raise StoreCorrupt("ingests of a live pull are gone from the database")
+        note_sources(connection, {each: sources[each] for each in digests if each in sources})
 
     def _insert_image(self, connection: Connection, image: NewImage, naming: Naming) -> int:
         row_id: int | None = connection.execute(
@@ -299,6 +324,34 @@ class Pulls(Records):
         name_image(connection, repo_digests, naming.repo_digest, image_row_id, **resolved)
         if naming.repo_tag is not None:
             name_image(connection, repo_tags, naming.repo_tag, image_row_id, **resolved)
+
+
+def _record(
+    connection: Connection, acting: Acting, origin: Origin, naming: Naming, status: ImageStatus
+) -> None:
+    acting.record(
+        connection,
+        origin.event,
+        reference=naming.reference,
+        image_id=status.image_id,
+        received_bytes=None if origin.received is None else sum(origin.received.values()),
+        hosts=" ".join(sorted(origin.received or ())) or None,
+    )
+
+
+def _record_other(
+    connection: Connection, acting: Acting, event: str, image: NewImage, naming: Naming, *, beside: Naming
+) -> None:
+    """
+    An image of another platform that came with the one asked for, and whose bytes are counted there.
+    """
+    acting.record(
+        connection,
+        event,
+        reference=naming.reference,
+        image_id=image.image_id,
+        detail=f"with {beside.reference}",
+    )
 
 
 def _used(connection: Connection, row_id: int, now: str) -> ImageStatus:

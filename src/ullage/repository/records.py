@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ullage.repository.acting import Acting
 from ullage.repository.rows import to_text
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Records:
 
     def _now(self) -> str:
         return to_text(self._clock())
+
+    def _acting(self) -> Acting:
+        return Acting.now(self._now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +90,10 @@ class Naming:
     @property
     def repo_digest(self) -> str:
         return f"{self.repo}@{self.digest}"
+
+    @property
+    def reference(self) -> str | None:
+        """
+        The name that a line of history is about; None for an image that gets none.
+        """
+        return self.repo_tag or (None if self.repo is None else self.repo_digest)

@@ -17,9 +17,10 @@ from ullage.reference import ImageSpec
 from ullage.service.handle import Handle, ImageLike, key_of, shown
 
 if TYPE_CHECKING:
-    from ullage.model import (
-        ImageStatus,
-    )
+    from datetime import datetime
+
+    from ullage.events import HistoryEntry
+    from ullage.model import ImageStatus
 
 __all__ = ["Looking"]
 
@@ -56,6 +57,41 @@ class Looking(Handle):
         How many images there are.
         """
         return self._repository.usage().image_count
+
+    def history(
+        self, image: ImageLike | None = None, *, since: datetime | None = None, limit: int | None = None
+    ) -> list[HistoryEntry]:
+        """
+        What happened to the images and their names, newest first.
+
+        With *image*, what happened under that name and to the image that it denotes; the beginning of an image id
+        finds images that are gone, too. The store keeps the last ten thousand facts of a year.
+
+        Args:
+            since: not what was before; a naive time is local.
+            limit: at most so many.
+
+        Raises:
+            InvalidReference: *image* cannot name one.
+            ImageNotFound: *image* is a row's id, and no image has it.
+            ValueError: *limit* is negative.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit: {limit} is negative")
+        return self._repository.history(
+            None if image is None else key_of(image), since=since, limit=-1 if limit is None else limit
+        )
+
+    def sources(self, image: ImageLike) -> dict[Digest, str]:
+        """
+        The host that each blob of an image came from: a registry's or a mirror's ``name[:port]``.
+
+        What was imported has none, and what was here already has that which it had come from.
+
+        Raises:
+            ImageNotFound: there is no such image.
+        """
+        return self._repository.sources(key_of(image))
 
     def manifest(self, image: ImageLike) -> Manifest:
         """

@@ -1,13 +1,8 @@
 """
-The tables and views as SQLAlchemy metadata, for the queries of the repository layer.
-
-What a store is made of is in ``migrations/``; ``tests/migration/schema.sql`` is its text, with the triggers and
-views that hold the rules. No query is here.
+The tables, with their columns, keys and indexes.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 from sqlalchemy import (
     Column,
@@ -23,16 +18,11 @@ from sqlalchemy import (
 )
 
 __all__ = [
-    "HEAD_REVISION",
-    "LEVEL",
-    "REVISIONS",
-    "accounting_drift",
+    "acting",
+    "blob_sources",
     "blobs",
-    "held",
-    "image_listing",
-    "image_storage",
+    "history",
     "images",
-    "in_flight",
     "ingests",
     "lease_blobs",
     "lease_images",
@@ -42,22 +32,12 @@ __all__ = [
     "manifest_trees",
     "manifests",
     "metadata",
-    "problems",
-    "reclaimable",
     "repo_digests",
     "repo_tags",
-    "storage_usage",
     "store",
     "tree_ingests",
     "trees",
 ]
-
-#: The revisions that this release knows, in order.
-REVISIONS: Final = ("0001", "0002")
-#: The one that it writes.
-HEAD_REVISION: Final = REVISIONS[-1]
-#: Its ordinal, which is ``user_version`` of the store: what releases compare that do not know each other's revisions.
-LEVEL: Final = len(REVISIONS)
 
 metadata = MetaData(
     naming_convention={
@@ -317,81 +297,35 @@ tree_ingests = _table(
     Index(None, "lease_id"),
 )
 
+history = _table(
+    "history",
+    _id(),
+    _text("at"),
+    _text("event"),
+    _maybe_text("reference"),
+    _maybe_text("image_id"),
+    _maybe_text("previous_image_id"),
+    Column("received_bytes", Integer),
+    Column("freed_bytes", Integer),
+    _maybe_text("hosts"),
+    _maybe_text("owner"),
+    Column("pid", Integer),
+    _maybe_text("detail"),
+)
 
-def _view(name: str, *columns: str) -> Table:
-    integers = {"id", "size", "pinned", "uid", "percent", "pid", "counter", "actual"}
-    return Table(
-        name,
-        metadata,
-        *(
-            Column(
-                column,
-                Integer if column in integers or column.endswith(("_bytes", "_count", "_inodes")) else Text,
-            )
-            for column in columns
-        ),
-        info={"is_view": True},
-    )
+acting = _table(
+    "acting",
+    Column("one", Integer, primary_key=True, server_default=text("1")),
+    _text("at"),
+    _maybe_text("event"),
+    _maybe_text("reference"),
+    _maybe_text("detail"),
+    _text("owner"),
+    _integer("pid"),
+)
 
-
-storage_usage = _view(
-    "storage_usage",
-    "max_bytes",
-    "used_bytes",
-    "reserved_bytes",
-    "available_bytes",
-    "image_count",
-    "blob_count",
-    "blob_bytes",
-    "tree_count",
-    "tree_bytes",
-    "tree_inodes",
-    "registered_bytes",
-    "doomed_bytes",
-    "logical_bytes",
+blob_sources = _table(
+    "blob_sources",
+    Column("blob_id", Integer, ForeignKey(blobs.c.id), primary_key=True),
+    _text("host"),
 )
-image_listing = _view(
-    "image_listing",
-    "id",
-    "repo_tags",
-    "human_size",
-    "size",
-    "platform",
-    "pinned",
-    "pulled_at",
-    "last_used_at",
-    "image_id",
-    "repo_digests",
-    "uid",
-    "username",
-)
-image_storage = _view(
-    "image_storage", "id", "image_id", "size", "tree_bytes", "shared_bytes", "exclusive_bytes"
-)
-reclaimable = Table(
-    "reclaimable",
-    metadata,
-    Column("kind", Text),
-    Column("digest", Text),
-    Column("bytes", Integer),
-    Column("since", Text),
-    info={"is_view": True},
-)
-in_flight = _view(
-    "in_flight",
-    "reference",
-    "status",
-    "kind",
-    "digest",
-    "received_bytes",
-    "size",
-    "percent",
-    "human_size",
-    "reserved_bytes",
-    "owner",
-    "pid",
-    "since",
-)
-held = _view("held", "id", "image_id", "repo_tags", "owner", "pid", "since")
-accounting_drift = _view("accounting_drift", "name", "counter", "actual")
-problems = _view("problems", "invariant", "problem", "object", "detail")
