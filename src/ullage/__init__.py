@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ullage.delivery import Pushed, PushProgress
     from ullage.digest import Digest
     from ullage.errors import (
         AccessDenied,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         NoMatchingPlatform,
         PullCancelled,
         PullFailed,
+        PushCancelled,
+        PushFailed,
         RegistryUnavailable,
         SchemaTooNew,
         SchemaTooOld,
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "delivery": ("PushProgress", "Pushed"),
     "digest": ("Digest",),
     "errors": (
         "AccessDenied",
@@ -105,6 +109,8 @@ _HOMES = {
         "NoMatchingPlatform",
         "PullCancelled",
         "PullFailed",
+        "PushCancelled",
+        "PushFailed",
         "RegistryUnavailable",
         "SQLiteTooOld",
         "SchemaTooNew",

@@ -27,6 +27,8 @@ Every exception that this package raises.
                 InvalidManifest                                                  23
                 UnsafeLayer                                                      24
                 InvalidArchive                                                   26
+        PushFailed                       a registry did not take an image        40
+            PushCancelled                by the caller, or its deadline passed   41
         StoreError                       the store itself                        30
             StoreBusy                    the write lock was not free in time     31
             StoreCorrupt                 an invariant does not hold              32
@@ -66,6 +68,8 @@ __all__ = [
     "NoMatchingPlatform",
     "PullCancelled",
     "PullFailed",
+    "PushCancelled",
+    "PushFailed",
     "RegistryUnavailable",
     "SQLiteTooOld",
     "SchemaTooNew",
@@ -504,6 +508,29 @@ class InvalidArchive(ContentError):
     def __init__(self, message: str, *, path: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.path = path
+
+
+class PushFailed(_RegistryAnswer):
+    """
+    A registry did not take an image.
+
+    What it has taken stays there, as blobs that nothing names: it forgets them in its own time, and the next push finds
+    them.
+    """
+
+    code = "UNKNOWN"
+    exit_code = 40
+    hint = "what the registry says in parentheses is its own word: its owner knows what it means"
+
+
+class PushCancelled(PushFailed):
+    """
+    The caller cancelled the push, or its deadline passed.
+    """
+
+    code = "CANCELLED"
+    exit_code = 41
+    hint = "what arrived of it is found by the next push"
 
 
 class StoreError(ImageError):

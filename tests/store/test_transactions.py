@@ -181,6 +181,7 @@ METHODS = {
     "hold": (completed, lambda r: r.hold(Owner("f" * 32, "the test", 1), 1), 3),
     "is_repo": (completed, lambda r: r.is_repo("example.com/app"), 1),
     "repos": (completed, lambda r: r.repos(), 2),
+    "repos_with": (completed, lambda r: r.repos_with("example.com", CONTENT["layer"]), 1),
     "tags_of": (completed, lambda r: r.tags_of("example.com/app"), 1),
     "tagged": (completed, lambda r: r.tagged("example.com/app:1"), 1),
     "content_in": (completed, lambda r: r.content_in("example.com/app", CONTENT["layer"]), 1),

@@ -46,6 +46,7 @@ _HOMES: Final = {
     "import": "carry",
     "export": "carry",
     "serve-cri": "serve_cri",
+    "push": "push",
     "demo": "demo",
 }
 

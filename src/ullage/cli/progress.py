@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
+    from ullage.delivery import PushProgress
     from ullage.model import ImageStatus, PullProgress, UpgradeCallback, UpgradeProgress
 
 __all__ = ["changing_schema", "progress"]
@@ -33,9 +34,9 @@ class Shown:
 
     def __init__(self, image: str) -> None:
         self.image = image
-        self._last: PullProgress | None = None
+        self._last: PullProgress | PushProgress | None = None
 
-    def __call__(self, step: PullProgress) -> None:
+    def __call__(self, step: PullProgress | PushProgress) -> None:
         self._last = step
 
     def summary(self, status: ImageStatus) -> str:
@@ -56,14 +57,15 @@ class _Lines(Shown):
     One line for each blob when it is here, and one every few seconds while nothing else happens.
     """
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, doing: str) -> None:
         super().__init__(image)
+        self._doing = doing
         self._here: set[str] = set()
         self._said_at = time.monotonic()
 
-    def __call__(self, step: PullProgress) -> None:
+    def __call__(self, step: PullProgress | PushProgress) -> None:
         if self._last is None:
-            say(f"{self.image}: pulling")
+            say(f"{self.image}: {self._doing}")
         self._last = step
         now = time.monotonic()
         if step.blob is None:
@@ -89,7 +91,7 @@ class _Bars(Shown):
         self._all: TaskID | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(self, step: PullProgress) -> None:
+    def __call__(self, step: PullProgress | PushProgress) -> None:
         self._last = step
         if self._all is None:
             self._all = self._bars.add_task(self.image, total=None)
@@ -108,14 +110,14 @@ class _Bars(Shown):
 
 
 @contextmanager
-def progress(image: str, *, quiet: bool) -> Iterator[Shown]:
+def progress(image: str, *, quiet: bool, doing: str = "pulling") -> Iterator[Shown]:
     """
-    Show on stderr how far the pull of *image* is, for as long as the block runs.
+    Show on stderr how far the pull of *image* is, or what else is done with it, for as long as the block runs.
     """
     if quiet:
         yield Shown(image)
     elif not _is_terminal():
-        yield _Lines(image)
+        yield _Lines(image, doing)
     else:
         with _bars() as bars:
             yield _Bars(image, bars)

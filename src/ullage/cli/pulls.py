@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ullage.model import AuthConfig, ImageStatus, PullPlan, PullPolicy
     from ullage.service import ImageService
 
-__all__ = ["pull"]
+__all__ = ["credentials", "pull"]
 
 
 @click.command(
@@ -114,7 +114,7 @@ def pull(
     the other images are still pulled; the exit code is that of the first failure.
     """
     places = _places(images, refused=dry_run or with_referrers or policy == "never")
-    auth = _auth(creds, tuple(each for each in images if each not in places), from_stdin=creds_stdin)
+    auth = credentials(creds, tuple(each for each in images if each not in places), from_stdin=creds_stdin)
     if policy == "never":
         _check_never(images[0], with_referrers=with_referrers)
     from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
@@ -270,7 +270,7 @@ def _print_plan(plan: PullPlan) -> None:
     emit(f"  {'fits' if plan.fits else plan.refusal}")
 
 
-def _auth(creds: str | None, images: tuple[str, ...], *, from_stdin: bool) -> AuthConfig | None:
+def credentials(creds: str | None, images: tuple[str, ...], *, from_stdin: bool) -> AuthConfig | None:
     """
     Raises:
         UsageError: there is no password to be had, or the credentials would go to two registries.

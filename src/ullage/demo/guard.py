@@ -63,9 +63,13 @@ class Guard:
         with self._lock:
             self._tokens.clear()
 
-    def refuse(self, asked: Asked, repo: str | None) -> Reply | None:
+    def refuse(
+        self, asked: Asked, repo: str | None, *, actions: tuple[str, ...] = ("pull",), also: str = ""
+    ) -> Reply | None:
         """
         A 401 with its challenge; None when the request may pass.
+
+        It is for *actions* in *repo*, and for pulling from the repo *also*.
         """
         if self._auth == "none":
             return None
@@ -79,14 +83,17 @@ class Guard:
                 "authentication required",
                 {"WWW-Authenticate": f'Basic realm="{self._host}"'},
             )
-        needed = f"repository:{repo}:pull" if repo else None
+        scopes = [f"repository:{repo}:{','.join(actions)}"] if repo else []
+        scopes += [f"repository:{also}:pull"] if also else []
+        needed = {f"repository:{repo}:{each}" for each in actions} if repo else set()
+        needed |= {f"repository:{also}:pull"} if also else set()
         with self._lock:
-            expires, scopes = self._tokens.get(value, (0.0, frozenset()))
+            expires, granted = self._tokens.get(value, (0.0, frozenset()))
         valid = scheme.lower() == "bearer" and time.monotonic() < expires
-        if valid and (needed is None or needed in scopes):
+        if valid and needed <= granted:
             return None
         challenge = f'Bearer realm="{self._url}/token",service="{self._host}"'
-        challenge += f',scope="{needed}"' if needed else ""
+        challenge += f',scope="{" ".join(scopes)}"' if scopes else ""
         challenge += f',error="{"insufficient_scope" if valid else "invalid_token"}"' if value else ""
         return error_reply(
             HTTPStatus.UNAUTHORIZED,
@@ -115,11 +122,12 @@ class Guard:
                 {"WWW-Authenticate": f'Basic realm="{self._host}"'},
             )
         granted = frozenset(
-            f"{resource}:pull"
+            f"{resource}:{action}"
             for each in form.get("scope", [])
             for one in each.split()
             for resource, _, actions in [one.rpartition(":")]
-            if "pull" in actions.split(",")
+            for action in actions.split(",")
+            if action in {"pull", "push"}
         )
         token = secrets.token_urlsafe(32)
         with self._lock:

@@ -6,13 +6,20 @@ from ullage.registry.client import RegistryClient
 from ullage.registry.credentials import CredentialFiles
 from ullage.registry.fetched import FetchedHead, FetchedManifest
 from ullage.registry.repo import RegistryRepo
+from ullage.registry.request import Stream
 from ullage.registry.stream import BlobStream
+from ullage.registry.target import RegistryTarget
+from ullage.registry.upload import NoChunks, Upload
 
 __all__ = [
     "BlobStream",
     "CredentialFiles",
     "FetchedHead",
     "FetchedManifest",
+    "NoChunks",
     "RegistryClient",
     "RegistryRepo",
+    "RegistryTarget",
+    "Stream",
+    "Upload",
 ]

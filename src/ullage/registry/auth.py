@@ -73,15 +73,22 @@ class Authorizer:
             asks for none costs no file and no helper. It is given something to
             call while it waits.
         path: the repo; '' where it is the registry itself that we want to enter.
+        actions: what to do there: ``pull``, or ``pull,push``.
         own_scope: whether the repo is called at the host as it is here. Else
             what to ask a token for is what the host says.
     """
 
     def __init__(
-        self, find: Callable[[Callable[[], None]], Credentials], *, path: str, own_scope: bool = True
+        self,
+        find: Callable[[Callable[[], None]], Credentials],
+        *,
+        path: str,
+        actions: str = "pull",
+        own_scope: bool = True,
     ) -> None:
         self._find = find
         self._path = path
+        self._actions = actions
         self._own_scope = own_scope
         self._lock = threading.Lock()
         self._token: Token | None = None
@@ -183,7 +190,8 @@ class Authorizer:
         """
         Under the lock: threads that need the token wait here rather than ask as well.
         """
-        purpose = f"pull {self._path}" if self._path else "log in"
+        verb = "push to" if "push" in self._actions else "pull"
+        purpose = f"{verb} {self._path}" if self._path else "log in"
         counter = Counter(line.transport, line.group, line.patience, line.route, purpose)
         token = counter.buy(wanted, known, refused=_refused(known))
         self._hide(token.header.removeprefix("Bearer "))
@@ -213,7 +221,7 @@ class Authorizer:
         HTTP for a registry over TLS, and never on this machine for one that is
         not.
 
-        We ask for the right to pull and no more, whatever the challenge says
+        We ask for the right to do what we are about to do and no more, whatever the challenge says
         of this repo; a scope that speaks of another one is asked for beside
         it, since registries exist that serve a repo under a second name.
         """
@@ -230,7 +238,7 @@ class Authorizer:
         service = bearer.parameters.get("service", "")[:_MAX_PARAMETER_CHARACTERS]
         if not self._path or (others and not self._own_scope):
             return Wanted(realm, service, tuple(others))
-        own = f"repository:{self._path}:pull"
+        own = f"repository:{self._path}:{self._actions}"
         foreign = (each for each in others if not each.startswith(f"repository:{self._path}:"))
         return Wanted(realm, service, (own, *foreign))
 

@@ -22,6 +22,7 @@ from ullage.registry.peer import Peer
 from ullage.registry.repo import RegistryRepo
 from ullage.registry.request import Group
 from ullage.registry.route import TLS
+from ullage.registry.target import RegistryTarget
 
 if TYPE_CHECKING:
     import os
@@ -92,7 +93,9 @@ class RegistryClient:
         self._lock = threading.Lock()
         self._closed = False
         self._transport: Transport | None = None
-        self._authorizers: OrderedDict[tuple[Host, str, str, AuthConfig | None], Authorizer] = OrderedDict()
+        self._authorizers: OrderedDict[tuple[Host, str, str, AuthConfig | None, str], Authorizer] = (
+            OrderedDict()
+        )
         self._plain: set[str] = set()
 
     def repo(self, reference: Reference, *, auth: AuthConfig | None = None) -> RegistryRepo:
@@ -107,6 +110,22 @@ class RegistryClient:
         hosts = self._hosts(reference.domain, reference.name)
         return RegistryRepo(
             tuple(self._peer(host, reference.domain, reference.path, auth) for host in hosts),
+            name=f"{reference.domain}/{reference.path}",
+            patience=self._patience,
+        )
+
+    def target(self, reference: Reference, *, auth: AuthConfig | None = None) -> RegistryTarget:
+        """
+        The repo that *reference* names, to be written to as *auth*. Sends nothing yet.
+
+        It is the registry itself, whatever mirrors there are.
+
+        Raises: as `repo`.
+        """
+        host = self._hosts(reference.domain, reference.name)[-1]
+        return RegistryTarget(
+            self._peer(host, reference.domain, reference.path, auth, actions="pull,push"),
+            path=reference.path,
             name=f"{reference.domain}/{reference.path}",
             patience=self._patience,
         )
@@ -149,18 +168,22 @@ class RegistryClient:
             raise InvalidReference(f"no registry can be at {domain}", reference=name) from error
         return hosts_of(domain, self._hosts_dir, self._defaults)
 
-    def _peer(self, host: Host, domain: str, path: str, auth: AuthConfig | None) -> Peer:
-        key = (host, domain, path, auth)
+    def _peer(
+        self, host: Host, domain: str, path: str, auth: AuthConfig | None, *, actions: str = "pull"
+    ) -> Peer:
+        key = (host, domain, path, auth, actions)
         with self._lock:
             authorizer = self._authorizers.get(key)
             if authorizer is None:
-                authorizer = self._authorizers[key] = self._authorizer(host, domain, path, auth)
+                authorizer = self._authorizers[key] = self._authorizer(host, domain, path, auth, actions)
             self._authorizers.move_to_end(key)
             if len(self._authorizers) > _MAX_AUTHORIZERS:
                 self._authorizers.popitem(last=False)
         return Peer(host, authorizer, self._connect, domain=domain, path=path, plain=self._plain)
 
-    def _authorizer(self, host: Host, domain: str, path: str, auth: AuthConfig | None) -> Authorizer:
+    def _authorizer(
+        self, host: Host, domain: str, path: str, auth: AuthConfig | None, actions: str
+    ) -> Authorizer:
         # Credentials without a host's name are for the registry of the image: no mirror gets to see them.
         name = host.name if host.is_mirror else domain
         given = credentials_for(auth, name, unless_named=not host.is_mirror)
@@ -172,7 +195,7 @@ class RegistryClient:
                 return given
             return files.find(name, path, check=check) or given
 
-        authorizer = Authorizer(find, path=path, own_scope=host.own_scope)
+        authorizer = Authorizer(find, path=path, actions=actions, own_scope=host.own_scope)
         if given.registry_token:
             authorizer.at_once(f"Bearer {given.registry_token}")
         return authorizer

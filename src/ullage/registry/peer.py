@@ -4,6 +4,7 @@ One host that may have what a repo has: the registry, or a mirror of it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -22,13 +23,26 @@ if TYPE_CHECKING:
     from ullage.registry.auth import Authorizer
     from ullage.registry.hosts import Host
     from ullage.registry.patience import Patience
-    from ullage.registry.request import Group
+    from ullage.registry.request import Group, Stream
     from ullage.registry.transport import Answer, Transport
 
-__all__ = ["Peer"]
+__all__ = ["Ours", "Peer"]
 
 #: The first request, one with a token, and one with a password where the token was no good.
 _SENDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """
+    What is asked, before it is known as whom: ``path`` is below the repo, or, with a slash at its start, of the host.
+    """
+
+    method: str
+    path: str
+    doing: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: Stream | None = field(default=None, repr=False)
 
 
 class Peer:
@@ -71,6 +85,7 @@ class Peer:
         *,
         group: Group,
         patience: Patience,
+        body: Stream | None = None,
     ) -> Answer:
         """
         One request, with a token where one is asked for. Any status but 401 is the caller's.
@@ -79,15 +94,16 @@ class Peer:
             AuthenticationFailed: credentials are missing or refused.
             RegistryUnavailable: no answer.
         """
+        ours = Ours(method, path, doing, headers, body)
         try:
-            return self._send(method, path, doing, headers, group=group, patience=patience)
+            return self._send(ours, group=group, patience=patience)
         except RegistryUnavailable as error:
             if self.name in self._plain or not self.host.may_be_plain or not _is_plain(error, self.name):
                 raise
         # On this machine, and it does not speak TLS: Docker, podman and containerd ask again in plain HTTP.
         self._plain.add(self.name)
         try:
-            return self._send(method, path, doing, headers, group=group, patience=patience)
+            return self._send(ours, group=group, patience=patience)
         except RegistryUnavailable as error:
             if error.status is None:
                 self._plain.discard(self.name)
@@ -116,25 +132,19 @@ class Peer:
             retry_after_seconds=retry_after_seconds(answer.header("Retry-After")),
         )
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        doing: str,
-        headers: Mapping[str, str],
-        *,
-        group: Group,
-        patience: Patience,
-    ) -> Answer:
-        url = self._url(path)
-        transport = self.connect()
-        line = Line(transport, group, patience, self.host.route)
+    def _send(self, ours: Ours, *, group: Group, patience: Patience) -> Answer:
+        url = self._url(ours.path)
+        line = Line(self.connect(), group, patience, self.host.route)
         used = self._authorizer.header(line)
         tried: set[str] = set()
         for _ in range(_SENDS):
-            sent = {**dict(self.host.headers), **headers, **({"Authorization": used} if used else {})}
-            request = Request(method, url, doing, sent, route=self.host.route)
-            answer = transport.fetch(request, group=group, patience=patience)
+            sent = {
+                **dict(self.host.headers),
+                **ours.headers,
+                **({"Authorization": used} if used else {}),
+            }
+            request = Request(ours.method, url, ours.doing, sent, ours.body, self.host.route)
+            answer = line.transport.fetch(request, group=group, patience=patience)
             if answer.status != HTTPStatus.UNAUTHORIZED:
                 return answer
             body = answer.read_all(MAX_ERROR_BYTES)
@@ -143,7 +153,7 @@ class Peer:
                 # Another host, to which a redirect led: it gets no credentials, whatever it asks.
                 raise self.refusal(answer, body)
             refused = Refusal(
-                doing,
+                ours.doing,
                 shown(url),
                 origin,
                 answer.from_here,
@@ -153,10 +163,42 @@ class Peer:
             used = self._authorizer.respond(refused, used=used, tried=tried, line=line)
         raise self.refusal(answer, body)
 
+    def send_to(
+        self,
+        url: str,
+        method: str,
+        doing: str,
+        headers: Mapping[str, str],
+        *,
+        group: Group,
+        patience: Patience,
+        body: Stream | None = None,
+        from_here: bool = False,
+    ) -> Answer:
+        """
+        One request to where this host has sent us, *from_here* if it is on this machine.
+
+        With credentials where it is the host itself. Elsewhere it is as after a redirect: nothing of ours but bytes.
+
+        Raises: as `send`.
+        """
+        base = self._url("").rpartition("/")[0]
+        if Origin.of(url) == Origin.of(base):
+            path = url.partition("://")[2]
+            path = path[path.index("/") :] if "/" in path else "/"
+            return self.send(method, path, doing, headers, group=group, patience=patience, body=body)
+        route = self.host.route.onward(not_here=not from_here)
+        request = Request(method, url, doing, headers, body, route)
+        return self.connect().fetch(request, group=group, patience=patience)
+
     def _url(self, path: str) -> str:
         base = self.host.base_url
         if self.name in self._plain:
             base = f"http://{base.partition('://')[2]}"
+        if path.startswith("/"):
+            # The host's own words for a place on it.
+            scheme, _, rest = base.partition("://")
+            return f"{scheme}://{rest.partition('/')[0]}{path}"
         url = f"{base}/{self._path}/{path}" if self._path else f"{base}/"
         # As containerd does it: a mirror of many registries has to know whose content is meant.
         mark = "&" if "?" in url else "?"

@@ -6,24 +6,52 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ullage.errors import PullCancelled
 from ullage.registry.route import DIRECT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ullage.registry.route import Route
     from ullage.registry.wire import Exchange
 
-__all__ = ["Group", "Request"]
+__all__ = ["Group", "Request", "Stream"]
+
+#: What is handed to the socket at a time: so often an abort and the time are looked at.
+_PIECE_BYTES: Final = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """
+    A body of *length* bytes that is uploaded. ``pieces`` gives it from its start, each time that it is called.
+    """
+
+    length: int
+    pieces: Callable[[], Iterator[bytes | memoryview]]
+
+    @classmethod
+    def of(cls, data: bytes, *, sent: Callable[[int], None] | None = None) -> Stream:
+        """
+        Bytes that are here; *sent* is told how many went.
+        """
+
+        def pieces() -> Iterator[memoryview]:
+            view = memoryview(data)
+            for at in range(0, len(data), _PIECE_BYTES):
+                yield view[at : at + _PIECE_BYTES]
+                if sent is not None:
+                    sent(min(len(data), at + _PIECE_BYTES))
+
+        return cls(len(data), pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """
-    One GET, HEAD or token POST; all of them are safe to send again.
+    One GET, HEAD or token POST, which are safe to send again; or an upload, which has a `Stream` and is not.
 
     ``doing`` opens the message when it fails: ``fetching the manifest of app:1``.
     """
@@ -32,7 +60,7 @@ class Request:
     url: str = field(repr=False)
     doing: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | Stream | None = field(default=None, repr=False)
     route: Route = DIRECT
 
 

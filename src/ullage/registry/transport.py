@@ -11,7 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
 
 from urllib3 import HTTPConnectionPool, HTTPResponse
@@ -24,12 +24,14 @@ from ullage.registry.answers import TRANSIENT, retry_after_seconds
 from ullage.registry.endpoint import Origin, printable, redirect_target, shown
 from ullage.registry.faults import may_pass, unavailable, was_stale
 from ullage.registry.proxies import proxy_for, read_proxy
-from ullage.registry.request import Group, Request
+from ullage.registry.request import Group, Request, Stream
 from ullage.registry.route import TLS
 from ullage.registry.tls import Contexts
 from ullage.registry.wire import Exchange, PlainPool, Switchboard, TLSPool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ullage.registry.patience import Patience
     from ullage.registry.proxies import Proxy
     from ullage.registry.route import Route
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Transport"]
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_SAME_METHOD: Final = frozenset({307, 308})
 _MAX_REDIRECTS: Final = 5
 #: Hosts whose connections are kept.
 _MAX_POOLS: Final = 16
@@ -48,7 +51,7 @@ _DRAIN_BYTES: Final = 64 * 1024
 _DEADLINE_TIMEOUTS: Final = 4
 
 #: What a host that we were sent to by another may see of what we send to that other one.
-_ONWARD_HEADERS: Final = frozenset({"accept", "range", "if-range"})
+_ONWARD_HEADERS: Final = frozenset({"accept", "range", "if-range", "content-type", "content-range"})
 
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -193,7 +196,7 @@ class Transport:
         """
         for _ in range(_MAX_REDIRECTS + 1):
             answer = self._attempts(request, group, patience)
-            if answer.status not in _REDIRECTS or request.body is not None:
+            if not _is_followed(answer.status, request):
                 return answer
             location = answer.header("Location")
             answer.finish()
@@ -249,7 +252,7 @@ class Transport:
                 group.discard(exchange)
                 if exchange.aborted:
                     raise PullCancelled(f"{request.doing}: aborted") from error
-                if not exchange.made_connection and was_stale(error):
+                if not exchange.made_connection and was_stale(error) and not isinstance(request.body, Stream):
                     # The server had closed a connection that we had kept: it has seen nothing of this. The
                     # next one may be as old; in the end there is a fresh one.
                     continue
@@ -267,6 +270,8 @@ class Transport:
         origin, route = Origin.of(request.url), request.route
         proxy = read_proxy(route.proxy, source="hosts.toml") if route.proxy else proxy_for(origin, os.environ)
         headers = {"User-Agent": self._user_agent, "Accept-Encoding": "identity", **request.headers}
+        if isinstance(request.body, Stream):
+            headers["Content-Length"] = str(request.body.length)
         if proxy is not None and proxy.scheme != "socks5" and origin.scheme == "http":
             # A proxy is asked for the whole URL; only to TLS it makes a tunnel.
             exchange.target = f"{request.url.partition('/')[0]}//{_authority(origin)}{exchange.target}"
@@ -277,7 +282,10 @@ class Transport:
             request.method,
             # What the pool sees stands in its log: the query does not.
             exchange.target.partition("?")[0],
-            body=request.body,
+            # An iterable of anything that has a buffer: what http.client sends, and urllib3 has no type for.
+            body=cast("Any", _watched(request.body, exchange))
+            if isinstance(request.body, Stream)
+            else request.body,
             headers=headers,
             retries=False,
             redirect=False,
@@ -328,6 +336,23 @@ class Transport:
         return TLSPool(proxy.host, proxy.port, ssl_context=context, **options)
 
 
+def _is_followed(status: int, request: Request) -> bool:
+    # A form with a password goes where it was meant to go. An upload goes on as what it is, or not at all.
+    if isinstance(request.body, Stream):
+        return status in _SAME_METHOD
+    return status in _REDIRECTS and request.body is None
+
+
+def _watched(body: Stream, exchange: Exchange) -> Iterator[bytes | memoryview]:
+    """
+    The pieces of a body on their way out: while they move there is no deadline, and an abort is seen between two.
+    """
+    for piece in body.pieces():
+        exchange.moves()
+        yield piece
+    exchange.moves()
+
+
 def _authority(origin: Origin) -> str:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return f"{host}:{origin.port}"
@@ -369,5 +394,6 @@ def _redirected(answer: Answer, location: str) -> Request:
         target,
         request.doing,
         headers,
-        route=request.route.onward(not_here=not answer.from_here),
+        request.body if isinstance(request.body, Stream) else None,
+        request.route.onward(not_here=not answer.from_here),
     )

@@ -127,6 +127,17 @@ class Exchange:
         """
         self._deadline = None
 
+    def moves(self) -> None:
+        """
+        What we send is on its way: the time for the answer begins anew.
+
+        Raises:
+            OSError: aborted.
+        """
+        if self.aborted:
+            raise ConnectionAbortedError("aborted by the caller")
+        self._deadline = time.monotonic() + self._deadline_seconds
+
     def check(self) -> None:
         """
         Raises:

@@ -50,6 +50,14 @@ _NAMED: Final = text(
     "SELECT EXISTS (SELECT 1 FROM repo_tags WHERE reference >= :first_tag AND reference < :last_tag)"
     " OR EXISTS (SELECT 1 FROM repo_digests WHERE reference >= :first_digest AND reference < :last_digest)"
 )
+#: The names of one registry under which a blob is known, those used last first.
+_WITH: Final = text(
+    "SELECT r.reference FROM blobs AS b CROSS JOIN manifest_blobs AS e ON e.blob_id = b.id"
+    " CROSS JOIN (SELECT manifest_id, reference, updated_at FROM repo_tags UNION ALL"
+    "  SELECT manifest_id, reference, updated_at FROM repo_digests) AS r ON r.manifest_id = e.manifest_id"
+    " WHERE b.digest = :digest AND r.reference >= :first AND r.reference < :last"
+    " ORDER BY r.updated_at DESC LIMIT 50"
+)
 _TAGS: Final = text("SELECT reference FROM repo_tags WHERE reference >= :first_tag AND reference < :last_tag")
 
 
@@ -111,6 +119,16 @@ class Serving(Records):
             names = {reference.rpartition(":")[0] for reference in tagged}
             digests = connection.execute(select(repo_digests.c.reference)).scalars()
             return sorted(names | {reference.partition("@")[0] for reference in digests})
+
+    def repos_with(self, domain: str, digest: Digest) -> list[str]:
+        """
+        Repos of the registry of *domain* that have a blob, by what is known here; a few of them. One read.
+        """
+        parameters = {"digest": digest, "first": f"{domain}/", "last": f"{domain}0"}
+        with self._database.read() as connection:
+            references = connection.execute(_WITH, parameters).scalars().all()
+        names = (each.partition("@")[0] if "@" in each else each.rpartition(":")[0] for each in references)
+        return list(dict.fromkeys(names))
 
     def tags_of(self, name: str) -> list[str]:
         """

@@ -36,6 +36,7 @@ from ullage.registry import RegistryClient
 from ullage.releases import database_in
 from ullage.revision import guard
 from ullage.service.carrying import Carrying
+from ullage.service.delivering import Delivering
 from ullage.service.handle import platform_choice
 from ullage.service.referring import Referring
 from ullage.service.serving import Serving
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageService"]
 
 
-class ImageService(Carrying, Referring, Unpacking, Serving, Storing):
+class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing):
     """
     A store of container images under one directory.
 

@@ -1,0 +1,263 @@
+"""
+Blobs into a registry: not at all where it has them, whole or in pieces where not, and on from where it broke off.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from contextlib import ExitStack
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Self
+
+from ullage.digest import Hasher
+from ullage.errors import AuthenticationFailed, DigestMismatch, PushFailed, RegistryUnavailable, SizeMismatch
+from ullage.registry import NoChunks, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ullage.archive import Outgoing
+    from ullage.digest import Digest
+    from ullage.document import Descriptor
+    from ullage.registry import RegistryTarget, Upload
+
+__all__ = ["BlobSender", "Sent"]
+
+_log = logging.getLogger(__name__)
+
+#: Blobs above this go in pieces, so that what is lost when a connection breaks is a piece.
+CHUNKED_BYTES: Final = 64 * 1024 * 1024
+#: A piece; it is held in memory, one for each upload under way.
+CHUNK_BYTES: Final = 16 * 1024 * 1024
+_READ_BYTES: Final = 256 * 1024
+
+
+class Sent(enum.Enum):
+    """
+    What a blob cost.
+    """
+
+    PRESENT = "present"
+    MOUNTED = "mounted"
+    SENT = "sent"
+
+
+class BlobSender:
+    """
+    Sends the blobs of one image to one repo. Thread-safe, one thread for each blob.
+
+    Args:
+        mounts: other repos of the same registry that may have a blob, the likeliest first.
+    """
+
+    def __init__(
+        self, target: RegistryTarget, image: Outgoing, mounts: Callable[[Digest], Sequence[str]]
+    ) -> None:
+        self._target = target
+        self._image = image
+        self._mounts = mounts
+        self._moved: dict[Digest, tuple[int, int]] = {}
+
+    def moved(self) -> dict[Digest, tuple[int, int]]:
+        """
+        Of the blobs that are sent: how many bytes went, of how many.
+        """
+        return dict(self._moved)
+
+    def send(self, blob: Descriptor) -> Sent:
+        """
+        Have a blob in the repo.
+
+        Raises:
+            PushFailed, AuthenticationFailed, RegistryUnavailable: the registry's answer.
+            ContentError: the bytes are not what the descriptor says.
+        """
+        if self._target.has_blob(blob.digest):
+            return Sent.PRESENT
+        upload = None
+        for source in self._mounts(blob.digest):
+            if source != self._target.path:
+                try:
+                    upload = self._target.mount(blob.digest, source)
+                except (PushFailed, AuthenticationFailed) as error:
+                    _log.info("%s is not mounted from %s: %s", blob.digest, source, error)
+                    continue
+                if upload is None:
+                    return Sent.MOUNTED
+                break
+        self._moved[blob.digest] = (0, blob.size)
+        _Sending(self._target, blob, self._read, self._note, upload).run()
+        return Sent.SENT
+
+    def _note(self, blob: Descriptor, done: int) -> None:
+        self._moved[blob.digest] = (done, blob.size)
+
+    def _read(self, blob: Descriptor) -> _Reader:
+        return _Reader(self._image, blob)
+
+
+class _Sending:
+    """
+    One blob, until it is there.
+    """
+
+    def __init__(
+        self,
+        target: RegistryTarget,
+        blob: Descriptor,
+        read: Callable[[Descriptor], _Reader],
+        note: Callable[[Descriptor, int], None],
+        upload: Upload | None,
+    ) -> None:
+        self._target = target
+        self._blob = blob
+        self._read = read
+        self._note = note
+        self._upload = upload
+        self._in_chunks = blob.size > CHUNKED_BYTES
+        self._retries = target.patience.retries()
+        self._position = 0
+        #: How far it was when something failed: getting further than that is progress.
+        self._failed_at = 0
+
+    def run(self) -> None:
+        while True:
+            try:
+                if self._upload is None:
+                    self._upload, self._position = self._target.begin(self._blob.digest), 0
+                if self._in_chunks:
+                    self._send_chunks(self._upload)
+                else:
+                    self._upload.put(self._blob.digest, Stream(self._blob.size, self._pieces))
+            except NoChunks as error:
+                if not self._in_chunks:
+                    raise
+                _log.info("in one piece, then: %s", error)
+                self._in_chunks = False
+                self._give_up()
+            except RegistryUnavailable as error:
+                if self._target.has_blob(self._blob.digest):
+                    break  # its answer was what got lost
+                self._after(error)
+            except BaseException:
+                self._give_up()
+                raise
+            else:
+                break
+        self._note(self._blob, self._blob.size)
+
+    def _after(self, error: RegistryUnavailable) -> None:
+        """
+        What can be gone on with, after *error*.
+        """
+        if self._position > self._failed_at:
+            self._failed_at = self._position
+            self._retries.start_over()
+        seconds = self._retries.wait_seconds(error.retry_after_seconds)
+        if error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and seconds is not None:
+            self._target.pause(seconds)
+        else:
+            self._target.wait(seconds, error)
+        offset = self._upload.offset() if self._in_chunks and self._upload is not None else None
+        if offset is None or offset > self._blob.size:
+            self._give_up()
+        else:
+            _log.info("%s goes on at byte %d", self._blob.digest, offset)
+            self._position = offset
+
+    def _give_up(self) -> None:
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.cancel()
+
+    def _send_chunks(self, upload: Upload) -> None:
+        size = max(CHUNK_BYTES, upload.min_chunk_bytes)
+        with self._read(self._blob) as reader:
+            reader.skip(self._position)
+            while self._position < self._blob.size:
+                start = self._position
+                data = reader.take(min(size, self._blob.size - start))
+
+                def sent(count: int, start: int = start) -> None:
+                    self._note(self._blob, start + count)
+
+                upload.append(start, Stream.of(data, sent=sent))
+                self._position = start + len(data)
+        upload.put(self._blob.digest)
+
+    def _pieces(self) -> Iterator[bytes]:
+        done = 0
+        with self._read(self._blob) as reader:
+            while done < self._blob.size:
+                piece = reader.take(min(_READ_BYTES, self._blob.size - done))
+                yield piece
+                done += len(piece)
+                self._note(self._blob, done)
+            reader.take(0)
+
+
+class _Reader:
+    """
+    The bytes of a blob in order. Its last ones are handed out when all of them were what its descriptor says.
+    """
+
+    def __init__(self, image: Outgoing, blob: Descriptor) -> None:
+        self._blob = blob
+        self._stack = ExitStack()
+        self._stream = self._stack.enter_context(image.open(blob.digest))
+        self._hasher = Hasher(blob.digest)
+        self._position = 0
+        self._ahead = bytearray()
+
+    def skip(self, count: int) -> None:
+        """
+        Read over *count* bytes; they are verified like the others.
+        """
+        while count:
+            count -= len(self.take(min(_READ_BYTES, count)))
+
+    def take(self, count: int) -> bytes:
+        """
+        Exactly *count* bytes.
+
+        Raises:
+            SizeMismatch, DigestMismatch: they are not what was promised.
+        """
+        while len(self._ahead) < count:
+            data = self._stream.read(max(_READ_BYTES, count - len(self._ahead)))
+            if not data:
+                raise self._wrong_size(self._position + len(self._ahead))
+            self._hasher.update(data)
+            self._ahead += data
+        self._position += count
+        if self._position == self._blob.size:
+            self._finish(count)
+        taken = bytes(self._ahead[:count])
+        del self._ahead[:count]
+        return taken
+
+    def _finish(self, count: int) -> None:
+        more = len(self._ahead) - count or len(self._stream.read(1))
+        if more:
+            raise self._wrong_size(self._blob.size + more)
+        if not self._hasher.matches:
+            actual = self._hasher.digest()
+            raise DigestMismatch(
+                f"digest mismatch: expected {self._blob.digest}, got {actual}",
+                expected=self._blob.digest,
+                actual=actual,
+            )
+
+    def _wrong_size(self, actual: int) -> SizeMismatch:
+        return SizeMismatch(
+            f"size mismatch: expected {self._blob.size} bytes of {self._blob.digest}, got {actual}",
+            expected_bytes=self._blob.size,
+            actual_bytes=actual,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
