@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture powerloss protos bench-unpack lint format venv clean
+.PHONY: help demo test torture powerloss protos bench-unpack compare lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
@@ -19,6 +19,7 @@ help:
 	@echo 'make powerloss  cut the power of a User-Mode Linux at every flush (tests/powerloss/README.md)'
 	@echo 'make protos  compile the messages of the CRI server, after a change to a .proto'
 	@echo 'make bench-unpack  how fast layers become directories, beside GNU tar, umoci, containerd'
+	@echo 'make compare  real images unpacked by ullage, umoci and GNU tar, file by file: IMAGES="LAYOUT:TAG ..."'
 	@echo 'make lint    ruff, mypy and the floors'
 	@echo 'make format  let ruff lay the code out'
 	@echo 'make venv    make $(VENV) with all the tools, and nothing else'
@@ -48,6 +49,9 @@ protos: $(VENV)/.developing
 # Ratios in one run, not seconds. BENCH="small --files 20000" is less of it; benchmarks/unpack.py --help has the rest.
 bench-unpack: $(VENV)/.developing
 	$(BIN)/python benchmarks/unpack.py $(BENCH)
+
+compare: $(VENV)/.developing
+	$(BIN)/python benchmarks/compare_unpack.py $(IMAGES)
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check

@@ -92,7 +92,11 @@ def unpack_into(
 ) -> list[LayerResult]:
     """
     The same, into an empty *directory* that is open; after an exception what is in it is the caller's to remove.
+
+    A root that no layer describes gets the time 0: the same layers give the same tree, whenever it is made.
     """
+    with translated():
+        os.utime(directory, ns=(0, 0))
     results = []
     with ExitStack() as stack:
         ahead = [stack.enter_context(layer.open()) for layer in layers[:1]]
