@@ -3,7 +3,7 @@ Real images, unpacked by ullage and by others, compared file by file: `make comp
 
 Each image is one of an OCI image layout. It is unpacked by ullage, flattened and by way of a tree for each layer, by
 umoci, and by GNU tar, and each pair is compared: type, mode, owner, size, time to the nanosecond, extended attributes
-(ACLs and capabilities among them), targets of links, content, and which names are one file. Where the others differ from
+(ACLs and capabilities among them), targets of links, content, and which names are one file. Where others differ from
 us by a decision that docs/unpacking.md has, that is counted apart. Needs root.
 """
 

@@ -16,7 +16,23 @@ import subprocess
 
 import pytest
 
-from support.layers import composed, differences, flatten, overlay, snapshot
+from support.compare import Facts, by_tar, by_ullage, by_ullage_composed, by_umoci, compared
+from support.layers import (
+    BLOCK_DEVICE,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    LINK,
+    SYMLINK,
+    composed,
+    differences,
+    entry,
+    flatten,
+    overlay,
+    pax,
+    snapshot,
+    tar,
+)
 from ullage.digest import digest_of
 
 pytestmark = pytest.mark.external
@@ -203,3 +219,86 @@ def test_a_stack_with_deletions_is_what_umoci_makes_of_it(tmp_path):
     found = snapshot(tmp_path / "composed", times=True)
     del found["."], expected["."]
     assert compare(found, expected) > 400
+
+
+# Layers of our own, with what GNU tar writes into none
+
+ACL = bytes.fromhex("0200000001000600ffffffff02000400e803000004000400ffffffff10000600ffffffff20000000ffffffff")  # fmt: skip
+TIME = b"1600000000.123456789"
+
+
+def dressed(name, kind=b"0", data=b"", *, xattrs=None, **fields):
+    """
+    An entry with a time to the nanosecond, and attributes.
+    """
+    records = {b"mtime": TIME} | {b"SCHILY.xattr." + each: value for each, value in (xattrs or {}).items()}
+    return pax(records) + entry(name, kind, data, **fields)
+
+
+def wardrobe():
+    """
+    Some hundred entries of two layers: one of everything, in a few places.
+    """
+    lower, upper = [dressed(b"./", DIRECTORY, mode=0o755)], []
+    for number in range(25):
+        base = b"d%d" % number
+        lower += [
+            dressed(base, DIRECTORY, mode=0o1777, uid=number),
+            dressed(base + b"/file", data=b"x" * number * 700, mode=0o4755, uid=1000, gid=number),
+            dressed(base + b"/capable", data=b"c", xattrs={b"security.capability": CAPABILITY}),
+            dressed(base + b"/noted", data=b"n", xattrs={b"user.note": b"any\0byte\xff", b"user.more": b"m" * 900}),
+            dressed(base + b"/acl", data=b"a", mode=0o660, xattrs={b"system.posix_acl_access": ACL}),
+            dressed(base + b"/default", DIRECTORY, mode=0o2750, xattrs={b"system.posix_acl_default": ACL}),
+            dressed(base + b"/\xff\xfe not utf-8", data=b"!"),
+            dressed(base + b"/" + b"long" * 50, SYMLINK, link=b"../" * 60 + b"x"),
+            dressed(base + b"/fifo", FIFO, mode=0o620),
+            dressed(base + b"/null", CHAR, device=(1, number), mode=0o666),
+            dressed(base + b"/loop", BLOCK_DEVICE, device=(7, number)),
+            dressed(base + b"/gone", data=b"g"),
+            dressed(base + b"/opaque", DIRECTORY),
+            dressed(base + b"/opaque/below", data=b"b"),
+            dressed(base + b"/to-file", DIRECTORY),
+            dressed(base + b"/to-file/below", data=b"b"),
+            dressed(base + b"/to-directory", data=b"f"),
+            pax({b"mtime": TIME, b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0",
+                 b"GNU.sparse.name": base + b"/sparse", b"GNU.sparse.realsize": b"1048576"})
+            + entry(b"GNUSparseFile.0/sparse", data=b"1\n524288\n512\n".ljust(512, b"\0") + b"s" * 512),
+        ]  # fmt: skip
+        upper += [
+            dressed(base, DIRECTORY, mode=0o755, uid=number),
+            entry(base + b"/.wh.gone"),
+            dressed(base + b"/opaque", DIRECTORY, mode=0o700),
+            entry(base + b"/opaque/.wh..wh..opq"),
+            dressed(base + b"/opaque/new", data=b"new"),
+            dressed(base + b"/to-file", data=b"now a file"),
+            dressed(base + b"/to-directory", DIRECTORY),
+            dressed(base + b"/to-directory/below", data=b"b"),
+            # The file's own metadata again: where they differ, so do engines.
+            dressed(
+                b"d0/linked%d" % number,
+                LINK,
+                link=base + b"/capable",
+                xattrs={b"security.capability": CAPABILITY},
+            )
+            if number
+            else b"",
+        ]
+    # A directory that gets links has its time from here.
+    return [tar(*lower), tar(*upper, dressed(b"d0", DIRECTORY, mode=0o755))]
+
+
+def test_one_of_everything_is_what_umoci_and_gnu_tar_make_of_it(tmp_path):
+    layers = []
+    for number, layer in enumerate(wardrobe()):
+        layers.append(tmp_path / f"{number}.tar")
+        layers[-1].write_bytes(layer)
+    layout = image_of(layers, tmp_path / "layout")
+    ours, facts = by_ullage(layers, tmp_path / "ours"), Facts(layers)
+
+    assert compared(ours, by_ullage_composed(layers, tmp_path / "composed")) == (450, {})
+    for unpacked in (by_umoci(layout, "it", tmp_path / "umoci"), by_tar(layers, tmp_path / "tar")):
+        entries, different = compared(ours, unpacked)
+
+        assert entries == 450
+        assert {path: sides for path, sides in different.items() if facts.explain(path, *sides) is None} == {}
+        assert len(different) < 10

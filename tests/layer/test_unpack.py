@@ -59,6 +59,15 @@ def test_a_stack_becomes_a_directory(tmp_path):
     assert stat.S_IMODE(os.stat(tmp_path / "rootfs").st_mode) == 0o755
 
 
+def test_the_same_layers_are_the_same_tree_whenever_they_are_unpacked(tmp_path):
+    for name in ("one", "two"):
+        unpack([blob(layer) for layer in STACK], tmp_path / name)
+
+    found = snapshot(tmp_path / "one", times=True)
+    assert found == snapshot(tmp_path / "two", times=True)
+    assert found["."]["mtime_ns"] == 0  # no layer describes it
+
+
 def test_files_are_read_from_where_they_lie(tmp_path):
     (tmp_path / "blob").write_bytes(gzip.compress(STACK[0]))
     (tmp_path / "rootfs").mkdir()
