@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ullage.copying import copy_image
     from ullage.delivery import Pushed, PushProgress
     from ullage.digest import Digest
     from ullage.errors import (
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "copying": ("copy_image",),
     "delivery": ("PushProgress", "Pushed"),
     "digest": ("Digest",),
     "errors": (

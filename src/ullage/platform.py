@@ -17,7 +17,10 @@ from urllib.parse import unquote_to_bytes
 
 from ullage.errors import InvalidReference
 
-__all__ = ["Platform"]
+__all__ = ["ALL_PLATFORMS", "Platform", "platform_choice"]
+
+#: What stands for every platform, where one may be named.
+ALL_PLATFORMS = "all"
 
 _HINT = "a platform looks like linux/amd64, linux/arm/v7, arm64 or windows(10.0.17763)/amd64"
 #: Characters in a specifier: far more than any has, and little enough to be read at once.
@@ -260,6 +263,15 @@ def _unescaped(option: str, text: str) -> str:
         return unquote_to_bytes(option).decode()
     except UnicodeDecodeError as error:
         raise InvalidReference("invalid escape in a platform", reference=text, hint=_HINT) from error
+
+
+def platform_choice(platform: str | Platform | None) -> tuple[Platform | None, bool]:
+    """
+    The platform to choose, None for this machine's; and whether those of all others are wanted, too.
+    """
+    if platform == ALL_PLATFORMS:
+        return None, True
+    return Platform.parse(platform) if isinstance(platform, str) else platform, False
 
 
 def _refuse(message: str, text: str) -> NoReturn:

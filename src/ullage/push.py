@@ -54,6 +54,7 @@ class Push:
         mounts: other repos of the registry that may have a blob.
         deadline: of `time.monotonic`, None for none.
         cancel: set by the caller, from any thread, to end the push.
+        abort: ends whatever the image is read from.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Push:
         deadline: float | None,
         cancel: threading.Event | None,
         on_progress: PushCallback | None,
+        abort: Callable[[], None] | None = None,
     ) -> None:
         self._target = target
         self._image = image
@@ -73,6 +75,7 @@ class Push:
         self._deadline = deadline
         self._cancel = cancel
         self._on_progress = on_progress
+        self._abort = abort
         self._sender = BlobSender(target, image, mounts)
         self._told: dict[Digest, int] = {}
         self._results: dict[Sent, list[Descriptor]] = {kind: [] for kind in Sent}
@@ -100,6 +103,8 @@ class Push:
                     self._run(executor, ref)
                 except BaseException:
                     self._target.abort()  # what the workers wait for ends now, so that the executor can
+                    if self._abort is not None:
+                        self._abort()
                     executor.shutdown(cancel_futures=True)
                     raise
         except PullCancelled as error:

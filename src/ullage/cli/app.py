@@ -47,6 +47,7 @@ _HOMES: Final = {
     "export": "carry",
     "serve-cri": "serve_cri",
     "push": "push",
+    "copy": "copy",
     "demo": "demo",
 }
 

@@ -245,7 +245,8 @@ class Transport:
                 deadline_seconds=_DEADLINE_TIMEOUTS * self._read_timeout_seconds,
             )
             group.add(exchange)
-            self._switchboard.exchange = exchange
+            # What is uploaded may be read from another registry meanwhile, in this thread.
+            outer, self._switchboard.exchange = self._switchboard.exchange, exchange
             try:
                 response = self._send(request, exchange)
             except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
@@ -263,7 +264,7 @@ class Transport:
                 group.discard(exchange)
                 raise
             finally:
-                self._switchboard.exchange = None
+                self._switchboard.exchange = outer
             return Answer(request, exchange, response, group, origin=Origin.of(request.url))
 
     def _send(self, request: Request, exchange: Exchange) -> HTTPResponse:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ullage.archive import Outgoing, Place, open_destination, open_source, reference_of
 from ullage.errors import DigestMismatch, InvalidReference, PullCancelled, SizeMismatch, StoreCorrupt
+from ullage.platform import platform_choice
 from ullage.pull import Pull
 from ullage.reference import ImageSpec, Reference, parse_normalized
 from ullage.resolve import Target
 from ullage.service.changing import Changing
-from ullage.service.handle import ImageLike, key_of, platform_choice
+from ullage.service.handle import ImageLike, key_of
 from ullage.spool import Spool
 
 if TYPE_CHECKING:

@@ -19,11 +19,12 @@ from ullage.errors import (
     UnsupportedContent,
 )
 from ullage.manifest import MAX_DOCUMENT_BYTES
+from ullage.platform import platform_choice
 from ullage.push import Push
 from ullage.reference import ImageSpec, Reference
 from ullage.registry import FetchedManifest
 from ullage.service.changing import Changing
-from ullage.service.handle import ImageLike, key_of, platform_choice, shown
+from ullage.service.handle import ImageLike, key_of, shown
 from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:

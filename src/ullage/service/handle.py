@@ -19,7 +19,6 @@ from ullage.model import (
     EvictionPolicy,
     ImageStatus,
 )
-from ullage.platform import Platform
 from ullage.reference import ImageSpec
 from ullage.repository import ImageRepository
 
@@ -33,15 +32,13 @@ if TYPE_CHECKING:
     from ullage.simulated import SimulatedRegistry
 
 
-__all__ = ["Handle", "ImageLike", "key_of", "platform_choice", "shown"]
+__all__ = ["Handle", "ImageLike", "key_of", "shown"]
 
 #: How a host names an image: the row's id, an image id or a prefix of one, a reference, a spec, or a status.
 ImageLike = int | str | ImageSpec | ImageStatus
 
 #: `last_used_at` is not written more often than this.
 _TOUCH_AFTER: Final = timedelta(minutes=1)
-#: What stands for every platform, where one may be named.
-ALL_PLATFORMS: Final = "all"
 
 
 class Handle:
@@ -142,12 +139,3 @@ def key_of(image: ImageLike) -> int | str:
 def shown(image: ImageLike) -> str:
     key = key_of(image)
     return f"id {key}" if isinstance(key, int) else key
-
-
-def platform_choice(platform: str | Platform | None) -> tuple[Platform | None, bool]:
-    """
-    The platform to choose, None for this machine's; and whether those of all others are wanted, too.
-    """
-    if platform == ALL_PLATFORMS:
-        return None, True
-    return Platform.parse(platform) if isinstance(platform, str) else platform, False

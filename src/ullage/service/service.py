@@ -29,7 +29,7 @@ from ullage.model import (
     PullPolicy,
 )
 from ullage.planning import plan_pull
-from ullage.platform import Platform
+from ullage.platform import Platform, platform_choice
 from ullage.recovery import collect, reap, recover, with_headroom
 from ullage.reference import ImageSpec
 from ullage.registry import RegistryClient
@@ -37,7 +37,6 @@ from ullage.releases import database_in
 from ullage.revision import guard
 from ullage.service.carrying import Carrying
 from ullage.service.delivering import Delivering
-from ullage.service.handle import platform_choice
 from ullage.service.referring import Referring
 from ullage.service.serving import Serving
 from ullage.service.storing import Storing, check_limit
