@@ -12,7 +12,7 @@ Revision ID: 0003
 Revises: 0002
 """
 
-from alembic import op
+from alembic import context, op
 
 revision = "0003"
 down_revision = "0002"
@@ -184,23 +184,106 @@ def _human(column: str) -> str:
     )
 
 
+_TAGS = (
+    "coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id"
+    " ORDER BY reference)), '<none>')"
+)
+_DIGESTS = (
+    "(SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_digests WHERE image_id = i.id"
+    " ORDER BY reference))"
+)
+
+
+def _short(column: str) -> str:
+    return f"substr({column}, instr({column}, ':') + 1, 12)"
+
+
+def _time(column: str) -> str:
+    return f"strftime('%Y-%m-%d %H:%M:%S', {column})"
+
+
 VIEWS = (
+    f"""
+CREATE VIEW image_listing AS
+-- The images, for people; times are UTC. space_by_image says what each of them takes alone.
+SELECT i.id, {_TAGS} AS repo_tags, {_short("i.image_id")} AS image,
+       {_human("i.size")} AS human_size, i.platform, i.pinned,
+       {_time("i.pulled_at")} AS pulled, {_time("i.last_used_at")} AS last_used,
+       i.size, i.pulled_at, i.last_used_at, i.image_id, {_DIGESTS} AS repo_digests, i.uid, i.username
+FROM images AS i
+""",
+    f"""
+CREATE VIEW space_by_image AS
+-- What each image takes, for people, the largest first: shared with others, and what removing it would free.
+SELECT s.id, {_TAGS} AS repo_tags, {_human("s.size + s.tree_bytes")} AS takes,
+       {_human("s.shared_bytes")} AS shared, {_human("s.exclusive_bytes")} AS frees,
+       {_time("i.last_used_at")} AS last_used, i.pinned, s.size, s.tree_bytes, s.shared_bytes, s.exclusive_bytes, s.image_id
+FROM image_storage AS s JOIN images AS i ON i.id = s.id ORDER BY s.exclusive_bytes DESC, s.id
+""",
+    f"""
+CREATE VIEW storage_summary AS
+-- Where the bytes are, for people. The figures are those of storage_usage.
+SELECT name, {_human("bytes")} AS human_size, bytes, what FROM (
+  SELECT 1 AS line, 'limit' AS name, max_bytes AS bytes, 'used and reserved never grow past it' AS what FROM storage_usage
+  UNION ALL SELECT 2, 'used', used_bytes, image_count || ' images, ' || blob_count || ' blobs, ' || tree_count || ' trees' FROM storage_usage
+  UNION ALL SELECT 3, 'reserved', reserved_bytes, 'by pulls, running or interrupted' FROM storage_usage
+  UNION ALL SELECT 4, 'available', available_bytes, 'for what is to come' FROM storage_usage
+  UNION ALL SELECT 5, 'blobs', blob_bytes, 'of the used: content, each once' FROM storage_usage
+  UNION ALL SELECT 6, 'trees', tree_bytes, 'of the used: unpacked layers' FROM storage_usage
+  UNION ALL SELECT 7, 'registered', registered_bytes, 'of the used: kept elsewhere by a host' FROM storage_usage
+  UNION ALL SELECT 8, 'doomed', doomed_bytes, 'beside all that, about to be unlinked' FROM storage_usage
+  UNION ALL SELECT 9, 'unshared', logical_bytes, 'what the images would take without sharing' FROM storage_usage)
+ORDER BY line
+""",
+    f"""
+CREATE VIEW reclaimable AS
+-- What collection would free: blobs and trees that nothing names, and what is on its way for nobody.
+SELECT kind, digest, {_human("bytes")} AS human_size, bytes, since FROM (
+  SELECT 'blob' AS kind, b.digest AS digest, b.size AS bytes, b.created_at AS since FROM blobs AS b
+   WHERE b.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)
+  UNION ALL
+  SELECT 'partial', digest, reserved_bytes, created_at FROM ingests WHERE lease_id IS NULL
+  UNION ALL
+  SELECT CASE t.state WHEN 'ready' THEN 'tree' ELSE 'doomed tree' END, t.chain_id, t.space_bytes, t.created_at FROM trees AS t
+   WHERE t.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_trees AS l WHERE l.tree_id = t.id)
+  UNION ALL
+  SELECT 'partial tree', chain_id, reserved_bytes, created_at FROM tree_ingests WHERE lease_id IS NULL)
+""",
+    f"""
+CREATE VIEW in_flight AS
+-- What is being pulled right now, blob by blob, and unpacked, tree by tree; and what a later pull can go on with.
+SELECT reference, status, kind, percent, {_human("received_bytes")} AS received, {_human("coalesce(size, reserved_bytes)")} AS human_size,
+       {_time("since")} AS started, digest, received_bytes, size, reserved_bytes, owner, pid, since FROM (
+  SELECT coalesce(l.reference, '(nobody: resumable)') AS reference, l.status AS status, 'blob' AS kind, g.digest AS digest,
+         g.received_bytes AS received_bytes, g.size AS size,
+         CASE WHEN g.size > 0 THEN 100 * g.received_bytes / g.size ELSE 100 END AS percent,
+         g.reserved_bytes AS reserved_bytes, l.owner AS owner, l.pid AS pid, g.created_at AS since
+    FROM ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id
+  UNION ALL
+  SELECT coalesce(l.reference, '(nobody: to be removed)'), l.status, 'tree', g.chain_id, NULL, NULL, NULL,
+         g.reserved_bytes, l.owner, l.pid, g.created_at
+    FROM tree_ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id)
+""",
+    f"""
+CREATE VIEW held AS
+-- Who holds which image, since when.
+SELECT i.id, (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)) AS repo_tags,
+       l.owner || ' (pid ' || l.pid || ')' AS holder, {_time("l.created_at")} AS started,
+       i.image_id, l.owner, l.pid, l.created_at AS since
+FROM lease_images AS h JOIN leases AS l ON l.id = h.lease_id JOIN images AS i ON i.id = h.image_id
+""",
     f"""
 CREATE VIEW history_listing AS
 -- What happened, newest first, for people; times are UTC. The table history has the same as it was written.
-SELECT h.id, strftime('%Y-%m-%d %H:%M:%S', h.at) AS time, h.event, h.reference,
-       substr(h.image_id, instr(h.image_id, ':') + 1, 12) AS image,
-       substr(h.previous_image_id, instr(h.previous_image_id, ':') + 1, 12) AS before,
-       {_human("h.received_bytes")} AS received, h.hosts,
-       {_human("h.freed_bytes")} AS freed,
+SELECT h.id, {_time("h.at")} AS time, h.event, h.reference, {_short("h.image_id")} AS image, {_short("h.previous_image_id")} AS before,
+       {_human("h.received_bytes")} AS received, h.hosts, {_human("h.freed_bytes")} AS freed,
        coalesce(h.owner || ' (pid ' || h.pid || ')', 'sqlite3 shell') AS who, h.detail
 FROM history AS h ORDER BY h.id DESC
 """,
     f"""
 CREATE VIEW image_sources AS
 -- Which hosts each image came from, and how much of it. What was here before it came from wherever that had come from.
-SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags,
-       s.host, s.blob_count, {_human("s.bytes")} AS human_size, s.bytes, i.image_id
+SELECT i.id, {_TAGS} AS repo_tags, s.host, s.blob_count, {_human("s.bytes")} AS human_size, s.bytes, i.image_id
 FROM images AS i JOIN (
   SELECT m.image_id AS image_id, o.host AS host, count(DISTINCT b.id) AS blob_count, sum(b.size) AS bytes
     FROM (SELECT DISTINCT n.image_id AS image_id, e.blob_id AS blob_id FROM manifests AS n JOIN manifest_blobs AS e ON e.manifest_id = n.id) AS m
@@ -209,14 +292,23 @@ FROM images AS i JOIN (
 """,
 )
 
+#: Of earlier revisions, with columns for people added, and the revision whose text stands before this one.
+_CHANGED_VIEWS = {"held": "0001", "in_flight": "0002", "reclaimable": "0002", "image_listing": "0001"}
+_NEW_VIEWS = ("image_sources", "history_listing", "storage_summary", "space_by_image")
+
 
 def upgrade() -> None:
+    for name in _CHANGED_VIEWS:
+        op.execute(f"DROP VIEW {name}")
     for statement in (*TABLES, *TRIGGERS, *VIEWS):
         op.execute(statement.strip())
 
 
 def downgrade() -> None:
-    for view in ("image_sources", "history_listing"):
+    """
+    The history goes, and where blobs came from.
+    """
+    for view in (*_NEW_VIEWS, *_CHANGED_VIEWS):
         op.execute(f"DROP VIEW {view}")
     # Those on tables that stay; the others go with their table.
     for trigger in (
@@ -232,3 +324,6 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER {trigger}")
     for table in ("blob_sources", "acting", "history"):
         op.execute(f"DROP TABLE {table}")
+    for name, revision in _CHANGED_VIEWS.items():
+        texts = context.script.get_revision(revision).module.VIEWS
+        op.execute(next(text.strip() for text in texts if text.strip().startswith(f"CREATE VIEW {name} ")))

@@ -932,20 +932,6 @@ CREATE TRIGGER blob_sources_gone AFTER DELETE ON blobs BEGIN
   DELETE FROM blob_sources WHERE blob_id = OLD.id;
 END;
 
-CREATE VIEW image_listing AS
--- The images, for people. image_storage says what each of them takes alone.
-SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags,
-       CASE WHEN i.size < 1000 THEN i.size || ' B' WHEN i.size < 1000000 THEN round(i.size / 1e3, 1) || ' kB'
-       WHEN i.size < 1000000000 THEN round(i.size / 1e6, 1) || ' MB' ELSE round(i.size / 1e9, 2) || ' GB' END AS human_size, i.size, i.platform, i.pinned,
-       i.pulled_at, i.last_used_at, i.image_id,
-       (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_digests WHERE image_id = i.id ORDER BY reference)) AS repo_digests, i.uid, i.username
-FROM images AS i;
-
-CREATE VIEW held AS
--- Who holds which image, since when.
-SELECT i.id, i.image_id, (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)) AS repo_tags, l.owner, l.pid, l.created_at AS since
-FROM lease_images AS h JOIN leases AS l ON l.id = h.lease_id JOIN images AS i ON i.id = h.image_id;
-
 CREATE VIEW storage_usage AS
 -- Where the bytes are: one row, at no cost. used + reserved + available = max, unless the limit was lowered below use.
 SELECT max_bytes,
@@ -977,31 +963,6 @@ SELECT id, image_id, size, tree_bytes, size + tree_bytes - exclusive_bytes AS sh
              WHERE o.tree_id = t.id AND n.image_id <> i.id)
            AND NOT EXISTS (SELECT 1 FROM lease_trees AS l WHERE l.tree_id = t.id)), 0) AS exclusive_bytes
   FROM images AS i);
-
-CREATE VIEW reclaimable AS
--- What collection would free: blobs and trees that nothing names, and what is on its way for nobody.
-SELECT 'blob' AS kind, b.digest, b.size AS bytes, b.created_at AS since FROM blobs AS b
- WHERE b.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)
-UNION ALL
-SELECT 'partial', digest, reserved_bytes, created_at FROM ingests WHERE lease_id IS NULL
-UNION ALL
-SELECT CASE t.state WHEN 'ready' THEN 'tree' ELSE 'doomed tree' END, t.chain_id, t.space_bytes, t.created_at FROM trees AS t
- WHERE t.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_trees AS l WHERE l.tree_id = t.id)
-UNION ALL
-SELECT 'partial tree', chain_id, reserved_bytes, created_at FROM tree_ingests WHERE lease_id IS NULL;
-
-CREATE VIEW in_flight AS
--- What is being pulled right now, blob by blob, and unpacked, tree by tree; and what a later pull can go on with.
-SELECT coalesce(l.reference, '(nobody: resumable)') AS reference, l.status, 'blob' AS kind, g.digest, g.received_bytes, g.size,
-       CASE WHEN g.size > 0 THEN 100 * g.received_bytes / g.size ELSE 100 END AS percent,
-       CASE WHEN g.size < 1000 THEN g.size || ' B' WHEN g.size < 1000000 THEN round(g.size / 1e3, 1) || ' kB'
-       WHEN g.size < 1000000000 THEN round(g.size / 1e6, 1) || ' MB' ELSE round(g.size / 1e9, 2) || ' GB' END AS human_size, g.reserved_bytes, l.owner, l.pid, g.created_at AS since
-FROM ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id
-UNION ALL
-SELECT coalesce(l.reference, '(nobody: to be removed)'), l.status, 'tree', g.chain_id, NULL, NULL, NULL,
-       CASE WHEN g.reserved_bytes < 1000 THEN g.reserved_bytes || ' B' WHEN g.reserved_bytes < 1000000 THEN round(g.reserved_bytes / 1e3, 1) || ' kB'
-       WHEN g.reserved_bytes < 1000000000 THEN round(g.reserved_bytes / 1e6, 1) || ' MB' ELSE round(g.reserved_bytes / 1e9, 2) || ' GB' END, g.reserved_bytes, l.owner, l.pid, g.created_at
-FROM tree_ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id;
 
 CREATE VIEW accounting_drift AS
 -- Empty when the counters are right: each is compared with what it counts.
@@ -1059,22 +1020,89 @@ UNION ALL SELECT 'I3', 'ingest of a tree without its lease', chain_id, lease_id 
 UNION ALL SELECT 'I3', 'tree both here and on its way', chain_id, NULL FROM tree_ingests AS g WHERE EXISTS (SELECT 1 FROM trees AS t WHERE t.chain_id = g.chain_id)
 UNION ALL SELECT 'I7', 'counter ' || name, counter, actual FROM accounting_drift;
 
+CREATE VIEW image_listing AS
+-- The images, for people; times are UTC. space_by_image says what each of them takes alone.
+SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags, substr(i.image_id, instr(i.image_id, ':') + 1, 12) AS image,
+       CASE WHEN i.size < 1000 THEN i.size || ' B' WHEN i.size < 1000000 THEN round(i.size / 1e3, 1) || ' kB'
+       WHEN i.size < 1000000000 THEN round(i.size / 1e6, 1) || ' MB' ELSE round(i.size / 1e9, 2) || ' GB' END AS human_size, i.platform, i.pinned,
+       strftime('%Y-%m-%d %H:%M:%S', i.pulled_at) AS pulled, strftime('%Y-%m-%d %H:%M:%S', i.last_used_at) AS last_used,
+       i.size, i.pulled_at, i.last_used_at, i.image_id, (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_digests WHERE image_id = i.id ORDER BY reference)) AS repo_digests, i.uid, i.username
+FROM images AS i;
+
+CREATE VIEW space_by_image AS
+-- What each image takes, for people, the largest first: shared with others, and what removing it would free.
+SELECT s.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags, CASE WHEN s.size + s.tree_bytes < 1000 THEN s.size + s.tree_bytes || ' B' WHEN s.size + s.tree_bytes < 1000000 THEN round(s.size + s.tree_bytes / 1e3, 1) || ' kB'
+       WHEN s.size + s.tree_bytes < 1000000000 THEN round(s.size + s.tree_bytes / 1e6, 1) || ' MB' ELSE round(s.size + s.tree_bytes / 1e9, 2) || ' GB' END AS takes,
+       CASE WHEN s.shared_bytes < 1000 THEN s.shared_bytes || ' B' WHEN s.shared_bytes < 1000000 THEN round(s.shared_bytes / 1e3, 1) || ' kB'
+       WHEN s.shared_bytes < 1000000000 THEN round(s.shared_bytes / 1e6, 1) || ' MB' ELSE round(s.shared_bytes / 1e9, 2) || ' GB' END AS shared, CASE WHEN s.exclusive_bytes < 1000 THEN s.exclusive_bytes || ' B' WHEN s.exclusive_bytes < 1000000 THEN round(s.exclusive_bytes / 1e3, 1) || ' kB'
+       WHEN s.exclusive_bytes < 1000000000 THEN round(s.exclusive_bytes / 1e6, 1) || ' MB' ELSE round(s.exclusive_bytes / 1e9, 2) || ' GB' END AS frees,
+       strftime('%Y-%m-%d %H:%M:%S', i.last_used_at) AS last_used, i.pinned, s.size, s.tree_bytes, s.shared_bytes, s.exclusive_bytes, s.image_id
+FROM image_storage AS s JOIN images AS i ON i.id = s.id ORDER BY s.exclusive_bytes DESC, s.id;
+
+CREATE VIEW storage_summary AS
+-- Where the bytes are, for people. The figures are those of storage_usage.
+SELECT name, CASE WHEN bytes < 1000 THEN bytes || ' B' WHEN bytes < 1000000 THEN round(bytes / 1e3, 1) || ' kB'
+       WHEN bytes < 1000000000 THEN round(bytes / 1e6, 1) || ' MB' ELSE round(bytes / 1e9, 2) || ' GB' END AS human_size, bytes, what FROM (
+  SELECT 1 AS line, 'limit' AS name, max_bytes AS bytes, 'used and reserved never grow past it' AS what FROM storage_usage
+  UNION ALL SELECT 2, 'used', used_bytes, image_count || ' images, ' || blob_count || ' blobs, ' || tree_count || ' trees' FROM storage_usage
+  UNION ALL SELECT 3, 'reserved', reserved_bytes, 'by pulls, running or interrupted' FROM storage_usage
+  UNION ALL SELECT 4, 'available', available_bytes, 'for what is to come' FROM storage_usage
+  UNION ALL SELECT 5, 'blobs', blob_bytes, 'of the used: content, each once' FROM storage_usage
+  UNION ALL SELECT 6, 'trees', tree_bytes, 'of the used: unpacked layers' FROM storage_usage
+  UNION ALL SELECT 7, 'registered', registered_bytes, 'of the used: kept elsewhere by a host' FROM storage_usage
+  UNION ALL SELECT 8, 'doomed', doomed_bytes, 'beside all that, about to be unlinked' FROM storage_usage
+  UNION ALL SELECT 9, 'unshared', logical_bytes, 'what the images would take without sharing' FROM storage_usage)
+ORDER BY line;
+
+CREATE VIEW reclaimable AS
+-- What collection would free: blobs and trees that nothing names, and what is on its way for nobody.
+SELECT kind, digest, CASE WHEN bytes < 1000 THEN bytes || ' B' WHEN bytes < 1000000 THEN round(bytes / 1e3, 1) || ' kB'
+       WHEN bytes < 1000000000 THEN round(bytes / 1e6, 1) || ' MB' ELSE round(bytes / 1e9, 2) || ' GB' END AS human_size, bytes, since FROM (
+  SELECT 'blob' AS kind, b.digest AS digest, b.size AS bytes, b.created_at AS since FROM blobs AS b
+   WHERE b.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_blobs AS l WHERE l.blob_id = b.id)
+  UNION ALL
+  SELECT 'partial', digest, reserved_bytes, created_at FROM ingests WHERE lease_id IS NULL
+  UNION ALL
+  SELECT CASE t.state WHEN 'ready' THEN 'tree' ELSE 'doomed tree' END, t.chain_id, t.space_bytes, t.created_at FROM trees AS t
+   WHERE t.referenced = 0 AND NOT EXISTS (SELECT 1 FROM lease_trees AS l WHERE l.tree_id = t.id)
+  UNION ALL
+  SELECT 'partial tree', chain_id, reserved_bytes, created_at FROM tree_ingests WHERE lease_id IS NULL);
+
+CREATE VIEW in_flight AS
+-- What is being pulled right now, blob by blob, and unpacked, tree by tree; and what a later pull can go on with.
+SELECT reference, status, kind, percent, CASE WHEN received_bytes < 1000 THEN received_bytes || ' B' WHEN received_bytes < 1000000 THEN round(received_bytes / 1e3, 1) || ' kB'
+       WHEN received_bytes < 1000000000 THEN round(received_bytes / 1e6, 1) || ' MB' ELSE round(received_bytes / 1e9, 2) || ' GB' END AS received, CASE WHEN coalesce(size, reserved_bytes) < 1000 THEN coalesce(size, reserved_bytes) || ' B' WHEN coalesce(size, reserved_bytes) < 1000000 THEN round(coalesce(size, reserved_bytes) / 1e3, 1) || ' kB'
+       WHEN coalesce(size, reserved_bytes) < 1000000000 THEN round(coalesce(size, reserved_bytes) / 1e6, 1) || ' MB' ELSE round(coalesce(size, reserved_bytes) / 1e9, 2) || ' GB' END AS human_size,
+       strftime('%Y-%m-%d %H:%M:%S', since) AS started, digest, received_bytes, size, reserved_bytes, owner, pid, since FROM (
+  SELECT coalesce(l.reference, '(nobody: resumable)') AS reference, l.status AS status, 'blob' AS kind, g.digest AS digest,
+         g.received_bytes AS received_bytes, g.size AS size,
+         CASE WHEN g.size > 0 THEN 100 * g.received_bytes / g.size ELSE 100 END AS percent,
+         g.reserved_bytes AS reserved_bytes, l.owner AS owner, l.pid AS pid, g.created_at AS since
+    FROM ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id
+  UNION ALL
+  SELECT coalesce(l.reference, '(nobody: to be removed)'), l.status, 'tree', g.chain_id, NULL, NULL, NULL,
+         g.reserved_bytes, l.owner, l.pid, g.created_at
+    FROM tree_ingests AS g LEFT JOIN leases AS l ON l.id = g.lease_id);
+
+CREATE VIEW held AS
+-- Who holds which image, since when.
+SELECT i.id, (SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)) AS repo_tags,
+       l.owner || ' (pid ' || l.pid || ')' AS holder, strftime('%Y-%m-%d %H:%M:%S', l.created_at) AS started,
+       i.image_id, l.owner, l.pid, l.created_at AS since
+FROM lease_images AS h JOIN leases AS l ON l.id = h.lease_id JOIN images AS i ON i.id = h.image_id;
+
 CREATE VIEW history_listing AS
 -- What happened, newest first, for people; times are UTC. The table history has the same as it was written.
-SELECT h.id, strftime('%Y-%m-%d %H:%M:%S', h.at) AS time, h.event, h.reference,
-       substr(h.image_id, instr(h.image_id, ':') + 1, 12) AS image,
-       substr(h.previous_image_id, instr(h.previous_image_id, ':') + 1, 12) AS before,
+SELECT h.id, strftime('%Y-%m-%d %H:%M:%S', h.at) AS time, h.event, h.reference, substr(h.image_id, instr(h.image_id, ':') + 1, 12) AS image, substr(h.previous_image_id, instr(h.previous_image_id, ':') + 1, 12) AS before,
        CASE WHEN h.received_bytes < 1000 THEN h.received_bytes || ' B' WHEN h.received_bytes < 1000000 THEN round(h.received_bytes / 1e3, 1) || ' kB'
-       WHEN h.received_bytes < 1000000000 THEN round(h.received_bytes / 1e6, 1) || ' MB' ELSE round(h.received_bytes / 1e9, 2) || ' GB' END AS received, h.hosts,
-       CASE WHEN h.freed_bytes < 1000 THEN h.freed_bytes || ' B' WHEN h.freed_bytes < 1000000 THEN round(h.freed_bytes / 1e3, 1) || ' kB'
+       WHEN h.received_bytes < 1000000000 THEN round(h.received_bytes / 1e6, 1) || ' MB' ELSE round(h.received_bytes / 1e9, 2) || ' GB' END AS received, h.hosts, CASE WHEN h.freed_bytes < 1000 THEN h.freed_bytes || ' B' WHEN h.freed_bytes < 1000000 THEN round(h.freed_bytes / 1e3, 1) || ' kB'
        WHEN h.freed_bytes < 1000000000 THEN round(h.freed_bytes / 1e6, 1) || ' MB' ELSE round(h.freed_bytes / 1e9, 2) || ' GB' END AS freed,
        coalesce(h.owner || ' (pid ' || h.pid || ')', 'sqlite3 shell') AS who, h.detail
 FROM history AS h ORDER BY h.id DESC;
 
 CREATE VIEW image_sources AS
 -- Which hosts each image came from, and how much of it. What was here before it came from wherever that had come from.
-SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags,
-       s.host, s.blob_count, CASE WHEN s.bytes < 1000 THEN s.bytes || ' B' WHEN s.bytes < 1000000 THEN round(s.bytes / 1e3, 1) || ' kB'
+SELECT i.id, coalesce((SELECT group_concat(reference, ' ') FROM (SELECT reference FROM repo_tags WHERE image_id = i.id ORDER BY reference)), '<none>') AS repo_tags, s.host, s.blob_count, CASE WHEN s.bytes < 1000 THEN s.bytes || ' B' WHEN s.bytes < 1000000 THEN round(s.bytes / 1e3, 1) || ' kB'
        WHEN s.bytes < 1000000000 THEN round(s.bytes / 1e6, 1) || ' MB' ELSE round(s.bytes / 1e9, 2) || ' GB' END AS human_size, s.bytes, i.image_id
 FROM images AS i JOIN (
   SELECT m.image_id AS image_id, o.host AS host, count(DISTINCT b.id) AS blob_count, sum(b.size) AS bytes

@@ -40,6 +40,8 @@ from ullage.schema.views import (
     in_flight,
     problems,
     reclaimable,
+    space_by_image,
+    storage_summary,
     storage_usage,
 )
 
@@ -72,6 +74,8 @@ __all__ = [
     "reclaimable",
     "repo_digests",
     "repo_tags",
+    "space_by_image",
+    "storage_summary",
     "storage_usage",
     "store",
     "tree_ingests",
