@@ -31,6 +31,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
+from ullage.moment import Moment, moment_of, readable
 from ullage.refusal import SHELL_BUSY_MS, RuleBroken, is_of_the_schema, translate
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Database:
         self._waiting = threading.local()
         self._writes_since_checkpoint = 0
         self._inherited: list[Any] = []
+        self._moment: Moment | None = None
         self._mode = "ro" if read_only else "rw"
         self._reader = self._engine(query_only=True, pool_size=5, max_overflow=27)
         self._writer = self._engine(query_only=False, pool_size=1, max_overflow=0)
@@ -105,6 +107,9 @@ class Database:
         """
         A snapshot: what is read inside is of one moment, and no writer waits for it.
         """
+        if self._moment is not None and moment_of(self.path) != self._moment:
+            self._moment = None
+            self._reader.dispose()  # what we have in memory is of another moment
         try:
             connection = self._reader.connect()
         except PoolTimeout as error:
@@ -162,6 +167,13 @@ class Database:
             yield
         finally:
             self._waiting.check = before
+
+    @property
+    def is_of_one_moment(self) -> bool:
+        """
+        Whether it is read from memory, for want of the right to write beside it.
+        """
+        return self._moment is not None
 
     def require_writable(self) -> None:
         """
@@ -292,6 +304,8 @@ class Database:
             arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
         uri = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
         connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
+        if mode == "ro":
+            connection, self._moment = readable(connection, self.path, {"isolation_level": None, **arguments})
         try:
             for pragma in (
                 f"busy_timeout = {SHELL_BUSY_MS}",

@@ -19,6 +19,7 @@ from ullage.migrate import differences
 from ullage.model import Finding
 from ullage.revision import current_revision
 from ullage.schema import HEAD_REVISION, REVISIONS
+from ullage.sizes import human
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,8 @@ __all__ = ["examine"]
 _WAL_RESET_FIXED: Final = (3, 51, 3)
 #: urllib3-future numbers its releases so, to be told apart.
 _FORK_PATCH: Final = 900
+#: A WAL is folded back every 64 writes: one of this size was kept from it.
+_LARGE_WAL_BYTES: Final = 64 << 20
 _WAL_RESET_BRANCHES: Final = {(3, 44): 6, (3, 50): 7}
 
 
@@ -105,7 +108,9 @@ def _journal(database: Database) -> Iterator[Finding]:
     with database.read() as connection:
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
         synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
-    if mode == "wal" and synchronous == 2:
+    if database.is_of_one_moment:
+        yield Finding("journal", "ok", "none: nobody has the store open, and it was read at once")
+    elif mode == "wal" and synchronous == 2:
         yield Finding("journal", "ok", "journal_mode=wal, synchronous=full")
     else:
         yield Finding(
@@ -113,6 +118,15 @@ def _journal(database: Database) -> Iterator[Finding]:
             "fail",
             f"journal_mode={mode}, synchronous={synchronous}; the store needs wal and 2 (full)",
             "PRAGMA journal_mode = WAL; in the sqlite3 shell, while nobody uses the store",
+        )
+    wal = database.path.with_name(f"{database.path.name}-wal")
+    size = wal.stat().st_size if wal.exists() else 0
+    if size > _LARGE_WAL_BYTES:
+        yield Finding(
+            "journal",
+            "warn",
+            f"{wal.name} has grown to {human(size)}: somebody had, or still has, a read transaction open for long",
+            "look for a forgotten sqlite3 shell (`fuser ullage.db`); it goes when everybody has closed the store",
         )
 
 

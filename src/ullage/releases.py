@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ullage.database import Guard
     from ullage.model import Loss, UpgradeCallback
 
-__all__ = ["back", "backup", "check", "current", "database_in", "forward", "history"]
+__all__ = ["back", "backup", "check", "current", "database_in", "forward", "history", "snapshot"]
 
 #: One page of the smallest kind.
 _SMALLEST_DATABASE_BYTES: Final = 512
@@ -172,6 +172,39 @@ def backup(root: Path, target: Path) -> int:
             beside=target.with_name(f".{target.name}.{secrets.token_hex(4)}"),
             keeps_wal=True,
         )
+    finally:
+        database.close()
+    return target.stat().st_size
+
+
+def snapshot(root: Path, target: Path, *, replace: bool = False) -> int:
+    """
+    Copy the database to *target* as one file that can be looked at from anywhere; the bytes of it.
+
+    Of one moment, beside everybody else, and whole or not there at all. No right to write to *root* is needed.
+
+    Args:
+        replace: what is there goes, when the copy is whole.
+
+    Raises:
+        StoreError: *target* is there, or cannot be made.
+    """
+    if not replace and (target.exists() or target.is_symlink()):
+        raise StoreError(f"{target} is there already", hint="--force replaces it")
+    if target.is_dir():
+        raise StoreError(f"{target} is a directory")
+    if target.exists() and target.samefile(root / "ullage.db"):
+        raise StoreError(f"{target} is the database of the store itself")
+    if target.with_name(f"{target.name}-wal").exists():
+        # It would be taken for the new file's.
+        raise StoreError(
+            f"{target} is a database in use, or one that somebody died on", hint="name another file"
+        )
+    with _looking(root) as connection:
+        _revision(connection)
+    database = database_in(root, read_only=True)
+    try:
+        copy(database, target, beside=target.with_name(f".{target.name}.{secrets.token_hex(4)}"))
     finally:
         database.close()
     return target.stat().st_size

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from ullage.sizes import human
 if TYPE_CHECKING:
     from ullage.model import Loss, StoreRevision
 
-__all__ = ["backup", "check", "current", "db", "downgrade", "history", "upgrade"]
+__all__ = ["backup", "check", "current", "db", "downgrade", "history", "snapshot", "upgrade"]
 
 #: Something is wrong, and still is: the exit code of `StoreCorrupt`.
 _WRONG: Final = 32
@@ -31,6 +32,7 @@ _HOMES: Final = {
     "downgrade": "db",
     "check": "db",
     "backup": "db",
+    "snapshot": "db",
 }
 
 
@@ -41,6 +43,7 @@ _HOMES: Final = {
     Examples:
       ullage db current
       ullage db backup /backups/ullage.db
+      ullage db snapshot images.db
       ullage db downgrade 0001""",
 )
 @root_option
@@ -229,6 +232,50 @@ def backup(*, file: Path, as_json: bool) -> None:
         emit_json({"file": str(file), "size": size})
     else:
         emit(f"{file}: {human(size)}")
+
+
+@click.command(
+    cls=StoreCommand,
+    epilog="""\b
+    Examples:
+      ullage db snapshot /tmp/images.db
+      ullage db snapshot - | ssh elsewhere 'cat > images.db'
+      sqlite3 /tmp/images.db 'select * from image_listing'""",
+)
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@_json_option
+def snapshot(*, file: Path, force: bool, as_json: bool) -> None:
+    """
+    Write the database to one file to look at.
+
+    As of one moment, beside everything else that uses the store, without the right to write to it, and whole or not
+    there at all. Any sqlite3 shell from 3.37 on opens the file, from anywhere. FILE may be `-` for stdout. To put
+    the database back one day, use `ullage db backup`.
+    """
+    from ullage.releases import snapshot as write  # noqa: PLC0415
+
+    root = _root()
+    if str(file) != "-":
+        size = write(root, file.absolute(), replace=force)
+        if as_json:
+            emit_json({"file": str(file), "size": size})
+        else:
+            emit(f"{file}: {human(size)}")
+        return
+    if as_json or force:
+        raise click.UsageError("- is written to stdout: --json and --force have no place there")
+    if sys.stdout.isatty():
+        raise click.UsageError("a database is nothing for a terminal: send it to a file or a pipe")
+    import shutil  # noqa: PLC0415 -- of this case alone, and more to load than the rest
+    import tempfile  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="ullage-snapshot-") as directory:
+        copied = Path(directory) / "ullage.db"
+        write(root, copied)
+        with copied.open("rb") as source:
+            shutil.copyfileobj(source, sys.stdout.buffer)
+    sys.stdout.flush()
 
 
 def _root() -> Path:

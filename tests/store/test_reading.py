@@ -1,0 +1,305 @@
+"""
+Reading: beside writers, by who may not write, and from a file that was taken away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import threading
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.images import ImageBuilder
+from support.store import query
+from support.worker import run_python
+from ullage import ImageService, SimulatedRegistry, StoreError, StoreReadOnly
+from ullage.releases import snapshot
+
+needs_shell = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="apt install sqlite3")
+
+
+@contextmanager
+def shell(root):
+    """
+    The real shell, with somebody typing.
+    """
+    process = subprocess.Popen(
+        ["sqlite3", "-readonly", root / "ullage.db"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+
+    def ask(line):
+        process.stdin.write(f"{line}\n.print done\n")
+        answers = []
+        while (answer := process.stdout.readline().strip()) != "done":
+            answers.append(answer)
+        return answers
+
+    try:
+        yield ask
+    finally:
+        process.stdin.close()
+        process.wait(timeout=10)
+        process.stdout.close()
+
+
+@needs_shell
+def test_a_forgotten_transaction_in_the_shell_blocks_nobody_and_sees_its_moment(store, root, registry):
+    store.pull_image(ImageBuilder(registry, "before").noise_layer(100).push("1").reference)
+    with shell(root) as ask:
+        ask("BEGIN;")
+        assert ask("SELECT count(*) FROM images;") == ["1"]
+
+        for number in range(80):  # more than from one checkpoint to the next
+            store.register_image(f"app{number}:1", size=1)
+        store.pull_image(ImageBuilder(registry, "after").noise_layer(100, "after").push("1").reference)
+        store.remove_image("app0:1")
+
+        assert ask("SELECT count(*) FROM images;") == ["1"]
+        ask("COMMIT;")
+        assert ask("SELECT count(*) FROM images;") == ["81"]
+
+
+def test_a_wal_that_grew_is_a_finding_of_the_doctor(store, root):
+    store.register_image("app:1", size=1)
+    before = [each for each in store.doctor() if each.subject == "journal"]
+
+    os.truncate(
+        root / "ullage.db-wal", 65 << 20
+    )  # what a reader in the way would make of it; its end is ignored
+
+    found = [each for each in store.doctor() if each.subject == "journal"]
+    assert [each.level for each in before] == ["ok"]
+    assert [each.level for each in found] == ["ok", "warn"]
+    assert "68.2 MB" in found[1].text
+    assert found[1].hint
+    assert store.image_count() == 1
+
+
+# ---------------------------------------------------------------------- without the right to write
+
+# What runs is loaded before the rights go: the interpreter may be where nobody else may look.
+_PRELUDE = """
+import json, os, sys, threading, time
+from pathlib import Path
+from ullage import ImageError, ImageService, SimulatedRegistry
+from ullage.releases import snapshot
+root = Path(sys.argv[1])
+with ImageService.open(sys.argv[2], registry=SimulatedRegistry()) as warm:
+    warm.pull_image("warm"); warm.history(); warm.check(); warm.doctor()
+snapshot(Path(sys.argv[2]), Path(sys.argv[2], "warm.db"))
+ImageService.open(sys.argv[2], read_only=True).close()
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+assert not os.access(root, os.W_OK)
+"""
+
+
+@pytest.fixture
+def public(tmp_path):
+    """
+    A store that everybody may read and nobody but its owner may write to. Root may always, so root becomes nobody.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ullage-public-"))
+    folder.chmod(0o755)
+    root = folder / "store"
+    ImageService.open(root, registry=SimulatedRegistry()).close()
+    yield root
+    root.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def as_nobody(root, tmp_path, code):
+    mode = root.stat().st_mode
+    if os.geteuid() != 0:
+        root.chmod(0o555)
+    try:
+        return run_python(_PRELUDE + code, root, tmp_path / "warm").split("\n")
+    finally:
+        root.chmod(mode)
+
+
+_LOOK = """
+with ImageService.open(root, read_only=True) as images:
+    print([each.repo_tags for each in images.list_images()], images.usage().image_count, len(images.history()))
+    print([each.level for each in images.doctor() if each.subject in ("journal", "accounting")], images.check())
+    try:
+        images.pull_image("more")
+    except ImageError as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["nobody has it open", "somebody has it open"])
+def test_who_may_only_read_a_store_can_look_into_it(is_open, public, tmp_path):
+    with ImageService.open(public, registry=SimulatedRegistry()) as store:
+        store.pull_image("nginx")
+        if is_open:
+            store.pull_image("alpine")
+            said = as_nobody(public, tmp_path, _LOOK)
+    if not is_open:
+        said = as_nobody(public, tmp_path, _LOOK)
+
+    tags = [("docker.io/library/nginx:latest",), ("docker.io/library/alpine:latest",)][: 1 + is_open]
+    assert said[:3] == [f"{tags} {len(tags)} {len(tags)}", "['ok', 'ok'] []", "StoreReadOnly"]
+
+
+def test_who_looks_for_long_sees_what_others_do_meanwhile(public, tmp_path):
+    """
+    From memory while nobody has the store open, and from the store itself when somebody has.
+    """
+    code = """
+with ImageService.open(root, read_only=True) as images:
+    print(images.image_count(), flush=True)
+    Path(sys.argv[2], "ready").touch() if os.access(sys.argv[2], os.W_OK) else print("ready", flush=True)
+    seen, until = images.image_count(), time.monotonic() + 20
+    while seen < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+        seen = images.image_count()
+    print(seen)
+"""
+
+    def write():
+        for name in ("one", "two"):
+            with ImageService.open(public, registry=SimulatedRegistry()) as store:
+                store.pull_image(name)
+
+    writer = threading.Timer(2.0, write)
+    writer.start()
+    try:
+        said = as_nobody(public, tmp_path, code)
+    finally:
+        writer.join()
+
+    assert said[0] == "0"
+    assert said[-2] == "2"
+
+
+def test_a_reader_beside_a_store_that_comes_and_goes_sees_whole_moments(public, tmp_path):
+    code = """
+until, seen = time.monotonic() + 1.5, set()
+while time.monotonic() < until:
+    try:
+        with ImageService.open(root, read_only=True) as images:
+            assert images.check() == []
+            usage = images.usage()
+            assert usage.image_count * 5 == usage.registered_bytes, usage
+            seen.add(usage.image_count)
+    except ImageError as error:
+        assert type(error).__name__ in ("StoreReadOnly", "StoreBusy"), error
+print(len(seen))
+"""
+    over = threading.Event()
+
+    def write():
+        number = 0
+        while not over.is_set():
+            with ImageService.open(public) as store:
+                store.register_image(f"app{number}:1", size=5)
+                number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        said = as_nobody(public, tmp_path, code)
+    finally:
+        over.set()
+        writer.join()
+
+    assert int(said[0]) > 1
+
+
+def test_who_may_not_look_is_told_what_to_do(public, tmp_path):
+    """
+    A journal that somebody died on, and no shared memory to read it by: only who may write can.
+    """
+    with ImageService.open(public, registry=SimulatedRegistry()) as store:
+        store.pull_image("nginx")
+        copy = public.with_name("copy")
+        shutil.copytree(public, copy)
+    (copy / "ullage.db-shm").unlink()
+    code = """
+try:
+    ImageService.open(root, read_only=True)
+except ImageError as error:
+    print(type(error).__name__, error.hint)
+"""
+
+    said = as_nobody(copy, tmp_path, code)
+
+    assert said[0].startswith("StoreReadOnly ")
+    assert "ullage db snapshot" in said[0]
+    assert not (copy / "ullage.db-shm").exists()
+    with ImageService.open(copy, read_only=True) as store:
+        assert store.image_count() == 1
+
+
+# ---------------------------------------------------------------------- a file to take away
+
+
+def _counts(path, uri="?immutable=1"):
+    with closing(sqlite3.connect(f"file:{path}{uri}", uri=True)) as connection:
+        tables = ("images", "blobs", "history")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+
+
+def test_a_snapshot_is_one_file_of_one_moment(store, root, registry, tmp_path):
+    store.pull_image(ImageBuilder(registry, "app").noise_layer(100).push("1").reference)
+
+    size = snapshot(root, tmp_path / "images.db")
+
+    assert [path.name for path in tmp_path.glob("*images.db*")] == ["images.db"]
+    assert (tmp_path / "images.db").stat().st_size == size
+    assert _counts(tmp_path / "images.db") == _counts(tmp_path / "images.db", "") == [1, 3, 1]
+    assert query(root, "SELECT count(*) FROM images") == [(1,)]
+    with closing(sqlite3.connect(tmp_path / "images.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_a_snapshot_replaces_nothing_unasked(store, root, tmp_path):
+    target = tmp_path / "images.db"
+    target.write_text("mine")
+
+    with pytest.raises(StoreError, match="already") as raised:
+        snapshot(root, target)
+
+    assert "--force" in raised.value.hint
+    assert target.read_text() == "mine"
+    snapshot(root, target, replace=True)
+    assert _counts(target) == [0, 0, 0]
+
+
+def test_a_snapshot_does_not_take_the_place_of_a_database_in_use(store, root, tmp_path):
+    for target, match in (
+        (root / "ullage.db", "the store itself"),
+        (tmp_path, "directory"),
+        (tmp_path / "other.db", "in use"),
+    ):
+        (tmp_path / "other.db-wal").touch()
+        with pytest.raises(StoreError, match=match):
+            snapshot(root, target, replace=True)
+    with pytest.raises(StoreReadOnly if os.geteuid() else StoreError):
+        snapshot(root, tmp_path / "no" / "such" / "directory")
+
+
+def test_who_may_only_read_takes_a_snapshot(public, tmp_path):
+    with ImageService.open(public, registry=SimulatedRegistry()) as store:
+        store.pull_image("nginx")
+    there = Path(tempfile.mkdtemp(prefix="ullage-snapshot-"))
+    there.chmod(0o777)
+    try:
+        as_nobody(public, tmp_path, f"snapshot(root, Path({str(there / 'images.db')!r}))")
+
+        assert _counts(there / "images.db") == [1, 0, 1]
+    finally:
+        shutil.rmtree(there)
