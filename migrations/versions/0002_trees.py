@@ -109,7 +109,7 @@ CREATE TABLE tree_ingests (
   lease_id INTEGER, -- who makes it; null: nobody
   reserved_bytes INTEGER NOT NULL DEFAULT 0, -- grows, ahead of what is written
   reserved_inodes INTEGER NOT NULL DEFAULT 0,
-  state TEXT NOT NULL DEFAULT 'partial', -- 'arrived': said of the directory that is in place, makes it a tree next; 'discarded': said in passing, ends the row
+  state TEXT NOT NULL DEFAULT 'partial', -- 'filled': all is written, and what was reserved beyond it given back; 'arrived': said of the directory that is in place, makes it a tree next; 'discarded': said in passing, ends the row
   created_at TEXT NOT NULL,
   CONSTRAINT ck_tree_ingests_id CHECK (id > 0),
   CONSTRAINT uq_tree_ingests_chain_id UNIQUE (chain_id),
@@ -117,7 +117,7 @@ CREATE TABLE tree_ingests (
   CONSTRAINT ck_tree_ingests_chain_id CHECK ({_DIGEST.format("chain_id")}),
   CONSTRAINT ck_tree_ingests_reserved_bytes CHECK (reserved_bytes BETWEEN 0 AND {_MOST}),
   CONSTRAINT ck_tree_ingests_reserved_inodes CHECK (reserved_inodes BETWEEN 0 AND {_MOST}),
-  CONSTRAINT ck_tree_ingests_state CHECK (state IN ('partial', 'arrived', 'discarded')),
+  CONSTRAINT ck_tree_ingests_state CHECK (state IN ('partial', 'filled', 'arrived', 'discarded')),
   CONSTRAINT ck_tree_ingests_created_at CHECK ({_TIME.format("created_at")})
 ) STRICT
 """,
@@ -367,13 +367,14 @@ END""",
         "NEW.lease_id IS NOT OLD.lease_id AND (NEW.lease_id IS NOT NULL OR EXISTS (SELECT 1 FROM leases WHERE id = OLD.lease_id))",
         "a tree is made by one lease, for as long as that lives",
     ),
-    # Nobody can tell how much of it is written. (A NULL is less as well: OR REPLACE would make a 0 of it.)
+    # Only its owner can tell how much of it is written. (A NULL is less as well: OR REPLACE would make a 0 of it.)
     _refuse(
         "tree_ingests_grow",
         "BEFORE UPDATE ON tree_ingests",
         f"""NOT coalesce(NEW.reserved_bytes >= OLD.reserved_bytes AND NEW.reserved_inodes >= OLD.reserved_inodes, 0)
+    AND NOT coalesce(NEW.state = 'filled' AND OLD.state = 'partial' AND NEW.reserved_bytes >= 0 AND NEW.reserved_inodes >= 0, 0)
   OR OLD.lease_id IS NULL AND ({_changed("reserved_bytes", "reserved_inodes")})""",
-        "what is reserved for a tree grows while that is made, and is given back with its directory",
+        "what is reserved for a tree grows until that is filled, and is given back with its directory",
     ),
     _refuse(
         "tree_ingests_in_use",
@@ -384,8 +385,8 @@ END""",
     _refuse(
         "tree_ingests_arrive",
         "BEFORE UPDATE ON tree_ingests",
-        "NEW.state IS 'arrived' AND NEW.lease_id IS NULL",
-        "a tree has arrived when its owner says so",
+        "NEW.state IN ('filled', 'arrived') AND NEW.lease_id IS NULL",
+        "a tree is filled, and has arrived, when its owner says so",
     ),
     f"""CREATE TRIGGER tree_ingests_resized AFTER UPDATE ON tree_ingests
 WHEN NEW.reserved_bytes <> OLD.reserved_bytes OR NEW.reserved_inodes <> OLD.reserved_inodes BEGIN

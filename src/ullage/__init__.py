@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         Unpacked,
         UpgradeProgress,
     )
+    from ullage.mounts import MountSpec
     from ullage.platform import Platform
     from ullage.reference import ImageSpec, Reference
     from ullage.registry import RegistryClient
@@ -152,6 +153,7 @@ _HOMES = {
         "Unpacked",
         "UpgradeProgress",
     ),
+    "mounts": ("MountSpec",),
     "platform": ("Platform",),
     "reference": ("ImageSpec", "Reference"),
     "registry": ("RegistryClient",),

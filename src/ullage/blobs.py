@@ -4,6 +4,7 @@ The files of a store: ingest, publish, open, remove. The only fsync of a blob is
     blobs/<algorithm>/<encoded>   a blob, mode 0444: the layout of an OCI image layout
     ingest/<encoded>              a blob on its way in; a partial one survives crash and cancel
     trash/                        files whose rows are going, about to be unlinked
+    trees/                        unpacked layers: `ullage.trees`
     headroom                      given up when the disk is full, so that removing still works
     leases/<token>                locked by their owners
 
@@ -26,6 +27,7 @@ from ullage.errors import (
 )
 from ullage.ingest import Ingest, translated
 from ullage.locks import LeaseLock
+from ullage.trees import TreeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +50,7 @@ class BlobFiles:
         self._blobs = root / "blobs"
         self._ingest = root / "ingest"
         self._trash = root / "trash"
+        self.trees = TreeFiles(root)
 
     def prepare(self) -> None:
         """
@@ -61,6 +64,7 @@ class BlobFiles:
                 self.leases,
             ):
                 directory.mkdir(parents=True, exist_ok=True)
+            self.trees.prepare()
             for directory in (self._blobs, self.root):
                 _sync_directory(directory)
 
@@ -85,6 +89,20 @@ class BlobFiles:
             raise StoreCorrupt(
                 f"blob {digest} has a row and no file", hint="`ullage check --repair` fetches it again"
             ) from error
+        except OSError as error:
+            raise StoreError(f"cannot read blob {digest}: {error.strerror}") from error
+
+    def open_arrived(self, digest: Digest) -> BinaryIO:
+        """
+        A blob that is here, or a finished ingest of ours, for reading: it may be published at any moment.
+
+        Raises:
+            StoreCorrupt: it is neither (I1).
+        """
+        try:
+            return self.ingest_path(digest).open("rb", buffering=0)
+        except FileNotFoundError:
+            return self.open(digest)
         except OSError as error:
             raise StoreError(f"cannot read blob {digest}: {error.strerror}") from error
 

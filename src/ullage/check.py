@@ -20,6 +20,7 @@ from ullage.ingest import Ingest, translated
 from ullage.model import Problem
 from ullage.recovery import give_back
 from ullage.reference import Reference
+from ullage.tree_check import tree_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,6 +85,7 @@ class Checker:
                 *self._blobs(),
                 *self._strays(),
                 *self._partials(),
+                *tree_problems(self._repository, self._files, repair=self._repair),
             ]
         return sorted(problems, key=lambda each: (each.invariant, each.problem, each.object))
 

@@ -312,12 +312,15 @@ class PullCancelled(PullFailed):
 
 class StorageLimitExceeded(PullFailed):
     """
-    The bytes do not fit under the storage limit; nothing was fetched.
+    What is wanted does not fit under the storage limit; nothing of it stays.
 
     ``needed_bytes`` is what the image lacks, ``available_bytes`` what is free
     under ``max_bytes``, ``reserved_bytes`` what pulls in flight hold, and
     ``reclaimable_bytes`` what collection (and eviction, where it was allowed)
     would free at once. Images of ``pinned_bytes`` and ``held_bytes`` cannot go.
+
+    Where it is inodes that do not fit (the limit has one for each 4 KiB), ``needed_inodes`` says how many the tree
+    has, and ``available_inodes`` how many others leave; else ``needed_inodes`` is 0.
     """
 
     code = "RESOURCE_EXHAUSTED"
@@ -335,11 +338,17 @@ class StorageLimitExceeded(PullFailed):
         reclaimable_bytes: int = 0,
         pinned_bytes: int = 0,
         held_bytes: int = 0,
+        needed_inodes: int = 0,
+        available_inodes: int = 0,
         hint: str | None = None,
     ) -> None:
+        needed = (
+            f"needed {needed_inodes} inodes, available {available_inodes}"
+            if needed_inodes
+            else f"needed {needed_bytes} bytes, available {available_bytes}"
+        )
         super().__init__(
-            f"storage limit exceeded: needed {needed_bytes} bytes, available {available_bytes} "
-            f"(limit {max_bytes}, used {used_bytes}, reserved {reserved_bytes}, "
+            f"storage limit exceeded: {needed} (limit {max_bytes}, used {used_bytes}, reserved {reserved_bytes}, "
             f"reclaimable {reclaimable_bytes}, pinned {pinned_bytes}, held {held_bytes})",
             hint=hint,
         )
@@ -351,6 +360,8 @@ class StorageLimitExceeded(PullFailed):
         self.reclaimable_bytes = reclaimable_bytes
         self.pinned_bytes = pinned_bytes
         self.held_bytes = held_bytes
+        self.needed_inodes = needed_inodes
+        self.available_inodes = available_inodes
 
 
 class DiskFull(PullFailed):

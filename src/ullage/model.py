@@ -233,11 +233,14 @@ class Evicted:
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
     """
-    What a collection freed, or would free: files that are gone and the bytes they took, and the images evicted.
+    What a collection freed, or would free: files and trees that are gone and the bytes they took, and the images
+    evicted.
     """
 
     blob_count: int = 0
     blob_bytes: int = 0
+    tree_count: int = 0
+    tree_bytes: int = 0
     partial_count: int = 0
     partial_bytes: int = 0
     images: tuple[Evicted, ...] = ()

@@ -5,6 +5,7 @@ One pull, from a reference to an image in the store.
     admit      one transaction: a lease, and a claim on every blob                `ImageRepository.admit`
     fetch      config and layers in parallel: hash, write, sync                   no lock held
     wait       for blobs that another pull fetches; take over when it dies
+    unpack     if asked: beside fetching, each layer when it has come             `ullage.unpacker`
     complete   rename, sync the directory, one transaction                        `ImageRepository.complete`
 
 A pull that ends otherwise gives back what it reserved. What it had received of large blobs stays, charged and
@@ -13,7 +14,6 @@ resumable, unless the bytes were wrong.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -29,16 +29,19 @@ from ullage.errors import (
     StorageLimitExceeded,
     StoreBusy,
     StoreError,
+    UnsupportedContent,
 )
-from ullage.manifest import MAX_DOCUMENT_BYTES, is_image_config, parse_config
-from ullage.model import ImageStatus, PullProgress, PullStatus
+from ullage.manifest import MAX_DOCUMENT_BYTES, is_image_config
+from ullage.model import ImageStatus, PullStatus
 from ullage.recovery import give_back, owner_name, reap, sweep, sweep_quietly
-from ullage.repository import Edge, NewImage, Origin, Owner
+from ullage.repository import Origin, Owner
 from ullage.resolve import Resolver
+from ullage.telling import Telling
+from ullage.unpacker import UnpackingJob, layers_of
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from contextlib import AbstractContextManager
 
     from ullage.blobs import BlobFiles
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from ullage.ingest import Ingest
     from ullage.model import ProgressCallback
     from ullage.platform import Platform
-    from ullage.repository import Claims, ImageRepository
+    from ullage.repository import Claims, ImageRepository, NewImage
     from ullage.resolve import Plan, Repo, Target
 
 __all__ = ["Pull"]
@@ -75,6 +78,7 @@ class Pull:
         every: the other platforms' images as well, all in one admission and one completion.
         deadline: of `time.monotonic`, None for none.
         cancel: set by the caller, from any thread, to end the pull.
+        unpack: have its trees as well, or nothing; None to have them where it is made of layers of files.
         patience: `Database.patience`, so that waiting to write ends as well when the pull has to.
     """
 
@@ -91,6 +95,7 @@ class Pull:
         on_progress: ProgressCallback | None,
         evict: bool,
         every: bool,
+        unpack: bool | None,
         patience: Callable[[Callable[[], None]], AbstractContextManager[None]],
     ) -> None:
         self._repository = repository
@@ -100,13 +105,12 @@ class Pull:
         self._resolver = Resolver(repository, files, repo, target, platform, every=every)
         self._deadline = deadline
         self._cancel = cancel
-        self._on_progress = on_progress
+        self._telling = Telling(target.shown, on_progress)
         self._evict = evict
+        self._unpack = unpack
         self._patience = patience
-        self._received: dict[Digest, int] = {}
-        self._told: dict[Digest, int] = {}
-        self._sizes: dict[Digest, int] = {}
-        self._present_bytes = 0
+        self._job: UnpackingJob | None = None
+        self._here: set[Digest] = set()
         self._arrived: set[Digest] = set()
         self._shown_at = time.monotonic()
 
@@ -114,7 +118,7 @@ class Pull:
         """
         Pull. On any exception the store is as it was, but for resumable bytes.
         """
-        self._tell(PullStatus.PENDING)
+        self._telling.of(PullStatus.PENDING)
         try:
             with ThreadPoolExecutor(PARALLEL_FETCHES, thread_name_prefix="ullage-fetch") as executor:
                 try:
@@ -125,9 +129,9 @@ class Pull:
                     executor.shutdown(cancel_futures=True)
                     raise
         except BaseException:
-            self._tell(PullStatus.FAILED)
+            self._telling.of(PullStatus.FAILED)
             raise
-        self._tell(PullStatus.COMPLETE)
+        self._telling.of(PullStatus.COMPLETE)
         return status
 
     def _run(self, executor: ThreadPoolExecutor) -> ImageStatus:
@@ -138,19 +142,28 @@ class Pull:
         token = lock.token
         try:
             claims = self._admit(Owner(token, owner_name(), os.getpid()), found.wanted)
-            self._sizes = {d: found.wanted[d] for d in claims.owned}
-            self._present_bytes = sum(found.wanted[d] for d in claims.present)
+            self._telling.sizes = {d: found.wanted[d] for d in claims.owned}
+            self._telling.present_bytes = sum(found.wanted[d] for d in claims.present)
             image = self._fetch_all(executor, token, found, claims)
+            chain = self._unpacked(token)
             others = [(self._new_image(each), each.naming) for each in found.others]
             self._files.publish(self._arrived)
             origin = Origin(self._repo.served_by, self._repo.received_from)
             return self._repository.complete(
-                token, sorted(self._arrived), image, found.naming, others, origin=origin
+                token,
+                sorted(self._arrived),
+                image,
+                found.naming,
+                others,
+                origin=origin,
+                chain=chain,
             )
         except BaseException as error:
             executor.shutdown(wait=False, cancel_futures=True)
             self._repo.abort()
             executor.shutdown(wait=True)  # nobody writes to our ingests any more
+            if self._job is not None:
+                self._job.stop()  # nor to our trees
             self._abandon(token, error)
             raise
         finally:
@@ -185,19 +198,20 @@ class Pull:
         self._files.empty_trash()
         for each in claims.evicted:
             _log.info("evicted %s: freed %d bytes", each.image_id, each.freed_bytes)
-        if claims.evicted and self._on_progress is not None:
-            self._on_progress(
-                PullProgress(reference=self._target.shown, status=PullStatus.PENDING, evicted=claims.evicted)
-            )
+        self._telling.of_evicted(claims.evicted)
 
     # ------------------------------------------------------------------ fetch
 
     def _fetch_all(self, executor: ThreadPoolExecutor, token: str, plan: Plan, claims: Claims) -> NewImage:
         image: NewImage | None = None
+        config = plan.manifest.config.digest
         mine, awaited = set(claims.owned), set(claims.awaited)
         while True:
+            self._have(claims.present)
+            if config in claims.present:
+                self._begin_unpacking(token, plan)
             self._fetch(executor, token, plan, mine)
-            if plan.manifest.config.digest not in awaited and image is None:
+            if config not in awaited and image is None:
                 image = self._new_image(plan)
             if not awaited:
                 assert image is not None, "its config is here"
@@ -206,8 +220,8 @@ class Pull:
             self._publish(token)
             claims = self._wait_for_others(token, plan, awaited)
             mine, awaited = set(claims.owned), set(claims.awaited)
-            self._sizes |= {d: plan.wanted[d] for d in mine}
-            self._received |= {d: plan.wanted[d] for d in claims.present}
+            self._telling.sizes |= {d: plan.wanted[d] for d in mine}
+            self._telling.received |= {d: plan.wanted[d] for d in claims.present}
 
     def _fetch(self, executor: ThreadPoolExecutor, token: str, plan: Plan, mine: set[Digest]) -> None:
         configs = {each.manifest.config.digest: each for each in plan.images}
@@ -223,22 +237,25 @@ class Pull:
             for future in done:
                 future.result()
                 self._arrived.add(futures[future])
+                self._have({futures[future]})
                 if image := configs.get(futures[future]):
                     self._new_image(image)  # a config that is none ends the pull here, not after the layers
+                    if image is plan:
+                        self._begin_unpacking(token, plan)
             self._check_time()
             self._show(token)
 
     def _fetch_one(self, digest: Digest, size: int, raw: bytes | None, urls: tuple[str, ...]) -> None:
         with self._files.ingest(digest, size) as ingest:
             resumed = ingest.received_bytes > 0
-            self._received[digest] = ingest.received_bytes
+            self._telling.received[digest] = ingest.received_bytes
             while True:
                 if raw is not None:
                     ingest.restart()
                     ingest.write(raw)
                 elif ingest.received_bytes < size:
                     self._receive(ingest, digest, size, urls)
-                self._received[digest] = ingest.received_bytes
+                self._telling.received[digest] = ingest.received_bytes
                 try:
                     ingest.finish()
                 except DigestMismatch:
@@ -257,7 +274,7 @@ class Pull:
                 ingest.restart()
             while chunk := stream.read(_CHUNK_BYTES):
                 ingest.write(chunk)
-                self._received[digest] = ingest.received_bytes
+                self._telling.received[digest] = ingest.received_bytes
 
     def _publish(self, token: str) -> None:
         if self._arrived:
@@ -277,46 +294,69 @@ class Pull:
                 self._make_way(claims)
                 return claims
             for digest, (received, _) in moving.items():
-                self._sizes[digest] = plan.wanted[digest]
-                self._received[digest] = received
+                self._telling.sizes[digest] = plan.wanted[digest]
+                self._telling.received[digest] = received
             if reap(self._repository, self._files, tokens={owner for _, owner in moving.values() if owner}):
                 continue
             self._check_time()
             self._show(token)
             time.sleep(self._tick_seconds())
 
+    # ------------------------------------------------------------------ unpack
+
+    def _have(self, digests: Collection[Digest]) -> None:
+        self._here.update(digests)
+        if self._job is not None:
+            self._job.here(digests)
+
+    def _begin_unpacking(self, token: str, plan: Plan) -> None:
+        """
+        The config is here: layers may be unpacked from now on, each when it has come.
+        """
+        config = self._new_image(plan).config
+        if self._unpack is False or self._job is not None or (config is None and self._unpack is None):
+            return
+        if config is None:
+            raise UnsupportedContent(f"{self._target.familiar} has no layers of files to unpack")
+        self._job = UnpackingJob(
+            self._repository,
+            self._files,
+            token=token,
+            layers=layers_of([(each.digest, each.size) for each in plan.manifest.layers], config),
+            check=self._check_time,
+            patience=self._patience,
+            evict=self._evict,
+        )
+        self._job.here(self._here)
+
+    def _unpacked(self, token: str) -> list[Digest]:
+        """
+        The trees, when all of them are here.
+        """
+        if self._job is None:
+            return []
+        # Others may wait for our blobs to make a tree, as we wait for that.
+        self._publish(token)
+        self._repository.show_unpacking(token)
+        self._telling.of_unpacking(self._job.progress())
+        try:
+            while (chain := self._job.poll(seconds=self._tick_seconds())) is None:
+                self._check_time()
+                self._telling.of_unpacking(self._job.progress())
+                self._telling.of_evicted_since(self._job.evicted)
+            return chain
+        finally:
+            self._job.stop()
+
     # ------------------------------------------------------------------ complete, or not
 
     def _new_image(self, plan: Plan) -> NewImage:
-        manifest = plan.manifest
-        edges = [
-            Edge(manifest.digest, len(manifest.raw), "manifest", manifest.media_type),
-            Edge(manifest.config.digest, manifest.config.size, "config", manifest.config.media_type),
-            *(Edge(layer.digest, layer.size, "layer", layer.media_type) for layer in manifest.layers),
-            *plan.indexes,
-        ]
-        config = None
-        if is_image_config(manifest.config.media_type):
-            digest = manifest.config.digest
-            config = parse_config(
-                self._files.read_ingest(digest)
-                if digest in self._arrived
-                else self._files.read(digest, max_bytes=MAX_DOCUMENT_BYTES)
-            )
-        return NewImage(
-            # Every artifact shares the empty config, so that cannot be what tells artifacts apart.
-            image_id=manifest.digest if config is None else manifest.config.digest,
-            manifest_digest=manifest.digest,
-            media_type=manifest.media_type,
-            edges=tuple(edges),
-            platform=None if config is None else str(config.platform.normalised()) or None,
-            uid=None if config is None else config.uid,
-            username="" if config is None else config.username,
-            config=None if config is None else config.text,
-            artifact_type=manifest.artifact_type or None,
-            subject=None if manifest.subject is None else manifest.subject.digest,
-            annotations=json.dumps(dict(manifest.annotations)) if manifest.annotations else None,
-        )
+        digest = plan.manifest.config.digest
+        if not is_image_config(plan.manifest.config.media_type):
+            return plan.image(None)
+        if digest in self._arrived:
+            return plan.image(self._files.read_ingest(digest))
+        return plan.image(self._files.read(digest, max_bytes=MAX_DOCUMENT_BYTES))
 
     def _abandon(self, token: str, error: BaseException) -> None:
         """
@@ -359,36 +399,12 @@ class Pull:
             raise PullCancelled(f"the pull of {self._target.familiar} did not end before its deadline")
 
     def _show(self, token: str) -> None:
-        self._tell(PullStatus.DOWNLOADING)
+        if self._job is not None:
+            self._job.poll()  # a layer that cannot be unpacked ends the pull here, not after the others
+        self._telling.of(PullStatus.DOWNLOADING)
         if time.monotonic() - self._shown_at >= _SHOWN_SECONDS:
             self._shown_at = time.monotonic()
             try:
-                self._repository.progress(token, dict(self._received))
+                self._repository.progress(token, dict(self._telling.received))
             except StoreBusy:
                 return  # it only informs, and the next one informs as well
-
-    def _tell(self, status: PullStatus) -> None:
-        if self._on_progress is None:
-            return
-        received = dict(self._received)
-        if status is not PullStatus.DOWNLOADING or not received:
-            self._on_progress(self._progress(status, received, None, 0))
-            return
-        for digest, done in received.items():
-            if self._told.get(digest) != done:
-                self._told[digest] = done
-                self._on_progress(self._progress(status, received, digest, done))
-
-    def _progress(
-        self, status: PullStatus, received: dict[Digest, int], blob: Digest | None, done: int
-    ) -> PullProgress:
-        return PullProgress(
-            reference=self._target.shown,
-            status=status,
-            done_bytes=sum(received.values()),
-            total_bytes=sum(self._sizes.values()),
-            present_bytes=self._present_bytes,
-            blob=blob,
-            blob_done_bytes=done,
-            blob_total_bytes=0 if blob is None else self._sizes.get(blob, 0),
-        )

@@ -7,6 +7,7 @@ Cost is what was in flight or doomed; no directory of blobs is ever scanned.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ullage.errors import DiskFull, ImageError
@@ -48,6 +49,7 @@ def recover(repository: ImageRepository, files: BlobFiles) -> None:
     try:
         reap(repository, files)
         _give_up_torn(repository, files)
+        _give_up_half_trees(repository, files)
         with_headroom(files, lambda: sweep(repository, files))
     except DiskFull as error:
         # Whoever opens a store on a full disk may be the one who makes room: what the dead left can wait.
@@ -67,6 +69,14 @@ def _give_up_torn(repository: ImageRepository, files: BlobFiles) -> None:
         # A row that somebody else moved on with is theirs to answer for.
         if files.partial_bytes(digest) != received and repository.resumable_bytes(digest) == received:
             with_headroom(files, lambda: repository.discard_partial(digest, files.discard))  # noqa: B023 -- now
+
+
+def _give_up_half_trees(repository: ImageRepository, files: BlobFiles) -> None:
+    """
+    Remove what nobody makes any more: nobody goes on with half a tree.
+    """
+    for chain_id in repository.half_trees():
+        with_headroom(files, lambda: repository.discard_half_tree(chain_id, files.trees.discard))  # noqa: B023 -- now
 
 
 def reap(repository: ImageRepository, files: BlobFiles, *, tokens: Iterable[str] | None = None) -> bool:
@@ -103,26 +113,33 @@ def give_back(repository: ImageRepository, files: BlobFiles, token: str, *, keep
         else:
             received[digest] = 0
             worthless.append(digest)
+    half_trees = repository.trees_of(token)
     files.keep_partials(digest for digest, here in received.items() if here)
     files.discard(worthless)
-    with_headroom(files, lambda: repository.end(token, received))
+    files.trees.discard(half_trees)
+    with_headroom(files, lambda: repository.end(token, received, half_trees))
     files.empty_trash()
+    if half_trees:
+        files.trees.empty_trash()
 
 
 def sweep(repository: ImageRepository, files: BlobFiles) -> Reclaimed:
     """
-    Remove the files of doomed blobs, then their rows: nothing is unlinked before its doom is durable (I3).
+    Remove the files of doomed blobs, then their rows: nothing is unlinked before its doom is durable (I3). The same
+    for trees.
     """
-    count = size = 0
-    while repository.doomed(1):
-        swept = repository.sweep(files.trash, _BATCH)
-        if not swept:
-            break
-        count += len(swept)
-        size += sum(each for _, each in swept)
+    swept: list[int] = []
+    while repository.doomed(1) and (batch := repository.sweep(files.trash, _BATCH)):
+        swept += [size for _, size in batch]
+    trees: list[int] = []
+    while repository.doomed_trees(1) and (batch := repository.sweep_trees(files.trees.discard, _BATCH)):
+        trees += [size for _, size in batch]
     files.empty_trash()
+    files.trees.empty_trash()
     files.keep_headroom()
-    return Reclaimed(blob_count=count, blob_bytes=size)
+    return Reclaimed(
+        blob_count=len(swept), blob_bytes=sum(swept), tree_count=len(trees), tree_bytes=sum(trees)
+    )
 
 
 def sweep_quietly(repository: ImageRepository, files: BlobFiles) -> None:
@@ -148,19 +165,20 @@ def collect(
     """
     if not dry_run:
         reap(repository, files)
-    evicted, partials, doomed = with_headroom(
-        files, lambda: repository.collect(policy, files.discard, dry_run=dry_run)
-    )
+        _give_up_half_trees(repository, files)
+    done = with_headroom(files, lambda: repository.collect(policy, files.discard, dry_run=dry_run))
     if dry_run:
-        swept = Reclaimed(blob_count=len(doomed), blob_bytes=sum(size for _, size in doomed))
+        blobs, trees = ([size for _, size in each] for each in (done.doomed, done.doomed_trees))
+        swept = Reclaimed(
+            blob_count=len(blobs), blob_bytes=sum(blobs), tree_count=len(trees), tree_bytes=sum(trees)
+        )
     else:
         swept = with_headroom(files, lambda: sweep(repository, files))
-    return Reclaimed(
-        blob_count=swept.blob_count,
-        blob_bytes=swept.blob_bytes,
-        partial_count=len(partials),
-        partial_bytes=sum(size for _, size in partials),
-        images=tuple(evicted),
+    return replace(
+        swept,
+        partial_count=len(done.partials),
+        partial_bytes=sum(size for _, size in done.partials),
+        images=tuple(done.evicted),
     )
 
 

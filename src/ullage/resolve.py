@@ -6,6 +6,7 @@ One HEAD where the registry knows it; documents that are here are read from here
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -23,7 +24,7 @@ from ullage.manifest import (
     select_manifest,
 )
 from ullage.platform import Platform
-from ullage.repository import Edge, Naming, Origin
+from ullage.repository import Edge, Naming, NewImage, Origin
 
 if TYPE_CHECKING:
     from ullage.archive import SourceRepo
@@ -103,6 +104,36 @@ class Plan:
         Each image of this plan, the one that the reference denotes first.
         """
         return (self, *self.others)
+
+    def image(self, config: bytes | None) -> NewImage:
+        """
+        The image that this becomes, with its *config*; None for an artifact, whose config is no image's.
+
+        Raises:
+            InvalidManifest: the config is no such document.
+        """
+        manifest = self.manifest
+        edges = (
+            Edge(manifest.digest, len(manifest.raw), "manifest", manifest.media_type),
+            Edge(manifest.config.digest, manifest.config.size, "config", manifest.config.media_type),
+            *(Edge(layer.digest, layer.size, "layer", layer.media_type) for layer in manifest.layers),
+            *self.indexes,
+        )
+        parsed = None if config is None else parse_config(config)
+        return NewImage(
+            # Every artifact shares the empty config, so that cannot be what tells artifacts apart.
+            image_id=manifest.digest if parsed is None else manifest.config.digest,
+            manifest_digest=manifest.digest,
+            media_type=manifest.media_type,
+            edges=edges,
+            platform=None if parsed is None else str(parsed.platform.normalised()) or None,
+            uid=None if parsed is None else parsed.uid,
+            username="" if parsed is None else parsed.username,
+            config=None if parsed is None else parsed.text,
+            artifact_type=manifest.artifact_type or None,
+            subject=None if manifest.subject is None else manifest.subject.digest,
+            annotations=json.dumps(dict(manifest.annotations)) if manifest.annotations else None,
+        )
 
     @property
     def wanted(self) -> dict[Digest, int]:

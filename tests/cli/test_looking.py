@@ -92,6 +92,7 @@ def test_inspect_prints_status_config_manifest_and_storage(ullage, pulled):
             "exclusive_bytes": pulled.size,
         },
         "sources": {blob.digest: pulled.host for blob in pulled.blobs},
+        "mount": None,
     }
 
 

@@ -257,7 +257,7 @@ CREATE TABLE tree_ingests (
   lease_id INTEGER, -- who makes it; null: nobody
   reserved_bytes INTEGER NOT NULL DEFAULT 0, -- grows, ahead of what is written
   reserved_inodes INTEGER NOT NULL DEFAULT 0,
-  state TEXT NOT NULL DEFAULT 'partial', -- 'arrived': said of the directory that is in place, makes it a tree next; 'discarded': said in passing, ends the row
+  state TEXT NOT NULL DEFAULT 'partial', -- 'filled': all is written, and what was reserved beyond it given back; 'arrived': said of the directory that is in place, makes it a tree next; 'discarded': said in passing, ends the row
   created_at TEXT NOT NULL,
   CONSTRAINT ck_tree_ingests_id CHECK (id > 0),
   CONSTRAINT uq_tree_ingests_chain_id UNIQUE (chain_id),
@@ -265,7 +265,7 @@ CREATE TABLE tree_ingests (
   CONSTRAINT ck_tree_ingests_chain_id CHECK (length(chain_id) = length(CAST(chain_id AS BLOB)) AND substr(chain_id, 8) NOT GLOB '*[^0-9a-f]*' AND (length(chain_id) = 71 AND substr(chain_id, 1, 7) = 'sha256:' OR length(chain_id) = 135 AND substr(chain_id, 1, 7) = 'sha512:')),
   CONSTRAINT ck_tree_ingests_reserved_bytes CHECK (reserved_bytes BETWEEN 0 AND 1125899906842624),
   CONSTRAINT ck_tree_ingests_reserved_inodes CHECK (reserved_inodes BETWEEN 0 AND 1125899906842624),
-  CONSTRAINT ck_tree_ingests_state CHECK (state IN ('partial', 'arrived', 'discarded')),
+  CONSTRAINT ck_tree_ingests_state CHECK (state IN ('partial', 'filled', 'arrived', 'discarded')),
   CONSTRAINT ck_tree_ingests_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
 ) STRICT;
 
@@ -837,16 +837,17 @@ BEGIN SELECT RAISE(ABORT, 'ullage: a tree is made by one lease, for as long as t
 
 CREATE TRIGGER tree_ingests_grow BEFORE UPDATE ON tree_ingests
 WHEN NOT coalesce(NEW.reserved_bytes >= OLD.reserved_bytes AND NEW.reserved_inodes >= OLD.reserved_inodes, 0)
+    AND NOT coalesce(NEW.state = 'filled' AND OLD.state = 'partial' AND NEW.reserved_bytes >= 0 AND NEW.reserved_inodes >= 0, 0)
   OR OLD.lease_id IS NULL AND (NEW.reserved_bytes IS NOT OLD.reserved_bytes OR NEW.reserved_inodes IS NOT OLD.reserved_inodes)
-BEGIN SELECT RAISE(ABORT, 'ullage: what is reserved for a tree grows while that is made, and is given back with its directory'); END;
+BEGIN SELECT RAISE(ABORT, 'ullage: what is reserved for a tree grows until that is filled, and is given back with its directory'); END;
 
 CREATE TRIGGER tree_ingests_in_use BEFORE UPDATE ON tree_ingests
 WHEN NEW.state IS 'discarded' AND NEW.lease_id IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'ullage: only what nobody makes is discarded, by whoever removes its directory'); END;
 
 CREATE TRIGGER tree_ingests_arrive BEFORE UPDATE ON tree_ingests
-WHEN NEW.state IS 'arrived' AND NEW.lease_id IS NULL
-BEGIN SELECT RAISE(ABORT, 'ullage: a tree has arrived when its owner says so'); END;
+WHEN NEW.state IN ('filled', 'arrived') AND NEW.lease_id IS NULL
+BEGIN SELECT RAISE(ABORT, 'ullage: a tree is filled, and has arrived, when its owner says so'); END;
 
 CREATE TRIGGER tree_ingests_resized AFTER UPDATE ON tree_ingests
 WHEN NEW.reserved_bytes <> OLD.reserved_bytes OR NEW.reserved_inodes <> OLD.reserved_inodes BEGIN

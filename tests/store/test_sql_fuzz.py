@@ -88,7 +88,7 @@ def test_the_same_seed_types_the_same(pristine):
 
 def test_a_typist_does_not_say_what_became_of_a_file_or_of_a_lock(pristine):
     said = re.compile(
-        r"'(arrived|swept|discarded|complete)'|ledger = ledger \+ 1\b|ended_token = (excluded\.)?token"
+        r"'(filled|arrived|swept|discarded|complete)'|ledger = ledger \+ 1\b|ended_token = (excluded\.)?token"
     )
     typist = Typist(1, pristine)
 

@@ -18,7 +18,7 @@ from support.images import ImageBuilder
 from support.store import snapshot
 from ullage import Digest, EvictionPolicy, ImageSpec, PullPolicy, Reference, SimulatedRegistry
 from ullage.digest import digest_of
-from ullage.repository import Edge, ImageRepository, Naming, NewImage, Owner
+from ullage.repository import Edge, ImageRepository, Naming, NewImage, NewTree, Owner
 from ullage.revision import GUARD, guard
 
 
@@ -153,6 +153,35 @@ def registered(repository):
     )
 
 
+CHAIN = [digest_of(b"chain")]
+TREES = [NewTree(CHAIN[0], CHAIN[0], 10, 1, rootless=False, forgiven=0)]
+
+
+def unpacking(repository):
+    completed(repository)
+    repository.begin_unpacking(OWNER, 1)
+
+
+def claimed(repository):
+    unpacking(repository)
+    repository.claim_trees(TOKEN, CHAIN, nothing)
+
+
+def filled(repository):
+    claimed(repository)
+    repository.fill_tree(TOKEN, CHAIN[0], 10, 1)
+
+
+def published(repository):
+    filled(repository)
+    repository.publish_trees(TOKEN, TREES)
+
+
+def stacked(repository):
+    published(repository)
+    repository.finish_unpacking(TOKEN, CONTENT["manifest"], CHAIN)
+
+
 # The method, what has to be before, what it is called with, and how many statements it may take.
 METHODS = {
     "find": (completed, lambda r: r.find("example.com/app:1"), 1),
@@ -164,7 +193,7 @@ METHODS = {
     "tag": (completed, lambda r: r.tag(1, Reference.parse("mine:1")), 8),
     "untag": (completed, lambda r: r.untag(Reference.parse("example.com/app:1")), 4),
     "pin": (completed, lambda r: r.pin(1, pinned=True), 3),
-    "remove": (completed, lambda r: r.remove(1), 6),
+    "remove": (completed, lambda r: r.remove(1), 7),
     "touch": (completed, lambda r: r.touch([1]), 1),
     "ready": (completed, lambda r: r.ready(CONTENT["layer"]), 1),
     "adopt": (completed, lambda r: r.adopt(NAMING, asked=None), 9),
@@ -173,11 +202,36 @@ METHODS = {
     "claim": (admitted, lambda r: r.claim(TOKEN, WANTED, NoFiles()), 5),
     "publish": (admitted, lambda r: r.publish(TOKEN, sorted(WANTED)), 3),
     "complete": (admitted, lambda r: r.complete(TOKEN, sorted(WANTED), NEW_IMAGE, NAMING), 19),
+    "stack_of": (completed, lambda r: r.stack_of(1), 7),
+    "lacks_trees": (completed, lambda r: r.lacks_trees(1), 4),
+    "begin_unpacking": (completed, lambda r: r.begin_unpacking(OWNER, 1), 9),
+    "finish_unpacking": (published, lambda r: r.finish_unpacking(TOKEN, CONTENT["manifest"], CHAIN), 14),
+    "claim_trees": (unpacking, lambda r: r.claim_trees(TOKEN, CHAIN, nothing), 6),
+    "reserve_tree": (claimed, lambda r: r.reserve_tree(TOKEN, CHAIN[0], 10, 1), 1),
+    "fill_tree": (claimed, lambda r: r.fill_tree(TOKEN, CHAIN[0], 10, 1), 1),
+    "make_room_for_tree": (
+        claimed,
+        lambda r: r.make_room_for_tree(TOKEN, CHAIN[0], 10, 1, discard=nothing, evict=True, spare=()),
+        2,
+    ),
+    "show_unpacking": (unpacking, lambda r: r.show_unpacking(TOKEN), 1),
+    "publish_trees": (filled, lambda r: r.publish_trees(TOKEN, TREES), 4),
+    "tree_owner": (claimed, lambda r: r.tree_owner(CHAIN[0]), 1),
+    "trees_of": (claimed, lambda r: r.trees_of(TOKEN), 1),
+    "half_trees": (claimed, lambda r: r.half_trees(), 1),
+    "doomed_trees": (stacked, lambda r: r.doomed_trees(10), 1),
+    "sweep_trees": (lambda r: (stacked(r), r.remove(1)), lambda r: r.sweep_trees(nothing, 10), 2),
+    "discard_half_tree": (claimed, lambda r: r.discard_half_tree(CHAIN[0], nothing), 1),
+    "tree_rows": (stacked, lambda r: r.tree_rows(after=0, limit=10), 1),
+    "tree_still_ready": (stacked, lambda r: r.tree_still_ready(1), 1),
+    "explained_trees": (stacked, lambda r: r.explained_trees(CHAIN, ingests_only=False), 1),
+    "forget_tree": (stacked, lambda r: r.forget_tree(1), 2),
+    "remove_stray_tree": (stacked, lambda r: r.remove_stray_tree(CHAIN, nothing, ingests_only=False), 1),
     "tokens": (admitted, lambda r: r.tokens(), 1),
     "ingests_of": (admitted, lambda r: r.ingests_of(TOKEN), 1),
     "awaited": (admitted, lambda r: r.awaited(sorted(WANTED)), 1),
     "progress": (admitted, lambda r: r.progress(TOKEN, {CONTENT["layer"]: 1}), 1),
-    "end": (admitted, lambda r: r.end(TOKEN, dict.fromkeys(WANTED, 0)), 4),
+    "end": (admitted, lambda r: r.end(TOKEN, dict.fromkeys(WANTED, 0)), 6),
     "hold": (completed, lambda r: r.hold(Owner("f" * 32, "the test", 1), 1), 3),
     "is_repo": (completed, lambda r: r.is_repo("example.com/app"), 1),
     "repos": (completed, lambda r: r.repos(), 2),
@@ -195,8 +249,8 @@ METHODS = {
     "doomed": (completed, lambda r: r.doomed(10), 1),
     "set_limits": (nothing, lambda r: r.set_limits(max_bytes=10), 2),
     "sweep": (lambda r: (completed(r), r.remove(1)), lambda r: r.sweep(nothing, 10), 2),
-    "collect": (completed, lambda r: r.collect(EvictionPolicy(), nothing), 5),
-    "lower": (completed, lambda r: r.lower(1 << 40, nothing), 5),
+    "collect": (completed, lambda r: r.collect(EvictionPolicy(), nothing), 7),
+    "lower": (completed, lambda r: r.lower(1 << 40, nothing), 6),
     "damage": (completed, lambda r: r.damage(thorough=True), 1),
     "row_problems": (completed, lambda r: r.row_problems(), 2),
     "blob_rows": (completed, lambda r: r.blob_rows(after=0, limit=10), 1),
@@ -211,7 +265,7 @@ METHODS = {
     "remove_stray": (completed, lambda r: r.remove_stray([CONTENT["layer"]], nothing, ingests_only=False), 1),
     "is_torn": (completed, lambda r: r.is_torn(CONTENT["layer"], 1, lambda: 1), 1),
     "discard_partial": (completed, lambda r: r.discard_partial(CONTENT["layer"], nothing), 1),
-    "repair_rows": (completed, lambda r: r.repair_rows(), 29),
+    "repair_rows": (completed, lambda r: r.repair_rows(), 45),
 }
 
 

@@ -3,7 +3,7 @@ Hostile hands: `Typist` makes random statements out of a seed and of the store's
 database while an `Oracle` looks on.
 
 What a typist never writes is a forgery on purpose: ``ledger + 1``, ``ended_token = token``, a status ``complete``, and
-the states ``arrived``, ``swept`` and ``discarded``, which say what became of a file or of a lock. Its other half, the
+the states ``filled``, ``arrived``, ``swept`` and ``discarded``, which say what became of a file or of a lock. Its other half, the
 owner, says those things when they are true.
 """
 
@@ -80,7 +80,7 @@ _WORDS = {
     "id": ("9223372036854775807", "-1", "id + 1", "id - 1", "1", "NULL", "1.0"),
 }
 _NEVER_COPIED = ("token", "ledger")
-_SAID = frozenset({"arrived", "swept", "discarded", "complete"})
+_SAID = frozenset({"filled", "arrived", "swept", "discarded", "complete"})
 
 
 class Typist:

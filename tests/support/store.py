@@ -77,6 +77,42 @@ def snapshot(root: Path) -> Snapshot:
     return Snapshot(rows, usage(root), files_of(root))
 
 
+def occupied(directory: Path) -> tuple[int, int]:
+    """
+    What du says of a tree: bytes of blocks and inodes, each inode once, that of the directory among them.
+    """
+    seen = {}
+    for path in (directory, *directory.rglob("*")):
+        status = path.lstat()
+        seen[status.st_ino] = status.st_blocks * 512
+    return sum(seen.values()), len(seen)
+
+
+def trees_of(root: Path) -> dict[str, tuple[int, int]]:
+    """
+    What each tree takes on disk, by its chain id.
+    """
+    return {
+        f"{path.parent.name}:{path.name}": occupied(path)
+        for algorithm in ("sha256", "sha512")
+        for path in (root / "trees" / algorithm).glob("*")
+    }
+
+
+def check_trees(root: Path) -> None:
+    """
+    Assert that the trees of a store at rest are those of its rows, to the block and to the inode.
+    """
+    rows = query(root, "SELECT chain_id, space_bytes, inodes FROM trees")
+    trees = trees_of(root)
+    assert trees == {chain_id: (space_bytes, inodes) for chain_id, space_bytes, inodes in rows}
+    assert usage(root)["tree_bytes"] == sum(space_bytes for space_bytes, _ in trees.values())
+    assert usage(root)["tree_inodes"] == sum(inodes for _, inodes in trees.values())
+    assert query(root, "SELECT * FROM tree_ingests") == []
+    for folder in ("ingest", "trash"):
+        assert list((root / "trees" / folder).glob("*")) == []
+
+
 def check_root(root: Path, *, limit_was_lowered: bool = False) -> None:
     """
     Assert that a store at rest is whole: the invariants that can be seen from outside, to the byte.
@@ -103,6 +139,7 @@ def check_root(root: Path, *, limit_was_lowered: bool = False) -> None:
     assert files_of(root, "ingest") == {
         f"ingest/{digest.partition(':')[2]}": size for digest, size in partials
     }
+    check_trees(root)
     assert query(root, "SELECT * FROM leases") == []
     assert files_of(root, "trash", "leases") == {}
     if not limit_was_lowered:

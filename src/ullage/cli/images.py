@@ -86,7 +86,8 @@ def inspect(*, image: str, referrers: bool, reach: Reach) -> int:
     IMAGE is a reference, an image id, or the first digits of one. The object has the fields of the image's
     status, and `config` (as it came from the registry), `manifest` (media type, digest, size, and the
     descriptors of config and layers), `storage` (what the image takes alone, and what it shares) and `sources`
-    (by digest, the host that each blob came from, where that is known). No registry is asked but for
+    (by digest, the host that each blob came from, where that is known), and `mount`: for overlayfs, what `ullage pull
+    --unpack` made of it, null when it is not unpacked. No registry is asked but for
     --referrers, which adds them under `referrers`.
     """
     with looking(registry=reach.client() if referrers else None) as service:
@@ -99,6 +100,7 @@ def inspect(*, image: str, referrers: bool, reach: Reach) -> int:
             "manifest": _manifest(service, status),
             "storage": plain(service.image_storage(status)[0]),
             "sources": service.sources(status),
+            "mount": _mount(service, image, status),
             **({"referrers": plain(service.referrers(image))} if referrers else {}),
         }
     emit_json(document, indent=2)
@@ -221,6 +223,14 @@ def _config(service: ImageService, status: ImageStatus) -> dict[str, Any] | None
         return service.config(status)
     except UnsupportedContent:
         return None  # an artifact, or registered by a host: there is no image config
+
+
+def _mount(service: ImageService, image: str, status: ImageStatus) -> dict[str, Any] | None:
+    try:
+        spec = service.mount_spec(image)
+    except (ImageNotFound, UnsupportedContent):
+        return None  # not unpacked, or with nothing to unpack
+    return {**plain(spec), "overlay": spec.overlay()} if spec.image_id == status.image_id else None
 
 
 def _manifest(service: ImageService, status: ImageStatus) -> dict[str, Any] | None:

@@ -157,7 +157,11 @@ def _may_upgrade() -> bool:
 
 @contextmanager
 def changing(
-    *, image: str | None = None, registry: RegistryClient | None = None, max_storage: int | None = None
+    *,
+    image: str | None = None,
+    registry: RegistryClient | None = None,
+    max_storage: int | None = None,
+    unpack: bool = False,
 ) -> Iterator[ImageService]:
     """
     The store, to change it; made when there is none, unless the command is about an *image* that would be in
@@ -175,6 +179,7 @@ def changing(
         root,
         registry=registry,
         max_storage=max_storage,
+        unpack=unpack,
         migrate=_may_upgrade(),
         on_upgrade=changing_schema(),
     ) as service:

@@ -25,6 +25,8 @@ __all__ = ["changing_schema", "progress"]
 
 #: In a pipe: how often a blob that takes long says how far it is.
 _EVERY_SECONDS: Final = 5.0
+#: `PullStatus.EXTRACTING`, which is not loaded for it.
+_EXTRACTING: Final = "extracting"
 
 
 class Shown:
@@ -61,6 +63,7 @@ class _Lines(Shown):
         super().__init__(image)
         self._doing = doing
         self._here: set[str] = set()
+        self._unpacks = False
         self._said_at = time.monotonic()
 
     def __call__(self, step: PullProgress | PushProgress) -> None:
@@ -68,7 +71,10 @@ class _Lines(Shown):
             say(f"{self.image}: {self._doing}")
         self._last = step
         now = time.monotonic()
-        if step.blob is None:
+        if _unpacks(step) and not self._unpacks:
+            self._unpacks = True
+            say("  unpacking")
+        if step.blob is None or self._unpacks:
             return
         if step.blob_done_bytes == step.blob_total_bytes:
             if step.blob not in self._here:
@@ -99,10 +105,11 @@ class _Bars(Shown):
             self._bars.update(self._all, total=step.total_bytes, completed=step.done_bytes)
         if step.blob is None:
             return
-        task = self._tasks.get(step.blob)
+        what = f"  {'unpacking ' if _unpacks(step) else ''}{short(step.blob)}"
+        task = self._tasks.get(what)
         if task is None:
-            task = self._bars.add_task(f"  {short(step.blob)}", total=step.blob_total_bytes)
-            self._tasks[step.blob] = task
+            task = self._bars.add_task(what, total=step.blob_total_bytes)
+            self._tasks[what] = task
         # What is here makes room: an image may have more layers than the terminal has lines.
         self._bars.update(
             task, completed=step.blob_done_bytes, visible=step.blob_done_bytes < step.blob_total_bytes
@@ -151,6 +158,11 @@ class _Schema:
             self._said_at = now
             of = f" of {human(step.total_bytes)}" if step.total_bytes else ""
             say(f"  {human(step.written_bytes)}{of} written, {step.elapsed_seconds:.0f} s")
+
+
+def _unpacks(step: PullProgress | PushProgress) -> bool:
+    status = getattr(step, "status", None)  # a push has none
+    return status is not None and status.value == _EXTRACTING
 
 
 def _is_terminal() -> bool:

@@ -39,6 +39,7 @@ __all__ = ["credentials", "pull"]
       ullage pull --platform linux/arm64 --policy always alpine:3.20
       ullage pull registry.example:5000/app:1 --plain-http
       ullage pull alpine --hosts-dir /etc/containerd/certs.d
+      ullage pull --unpack debian:12
       ullage pull oci:layout:latest docker-archive:images.tar
       pass show registry | ullage pull registry.example/app:1 --creds me --creds-stdin""",
 )
@@ -81,6 +82,12 @@ __all__ = ["credentials", "pull"]
     is_flag=True,
     help="Pull what refers to each image as well: signatures, lists of parts, proofs of origin.",
 )
+@click.option(
+    "--unpack",
+    is_flag=True,
+    help="Unpack each image's layers into the store as well, for overlayfs to mount; also of one that is here. What "
+    "they take counts against the storage limit.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each image, one a line.")
 @click.option(
@@ -100,6 +107,7 @@ def pull(
     evict: bool,
     dry_run: bool,
     with_referrers: bool,
+    unpack: bool,
     quiet: bool,
     as_json: bool,
     timeout: float | None,
@@ -111,12 +119,14 @@ def pull(
     Prints the id of each image. What is here already is not fetched again, and whether the rest fits under
     the storage limit is decided before the first byte. A pull that fails or is interrupted leaves no image;
     what it had received of large blobs stays, counted, and the next pull goes on from there. After a failure
-    the other images are still pulled; the exit code is that of the first failure.
+    the other images are still pulled; the exit code is that of the first failure. An image that is to be
+    unpacked is here with its trees or not at all.
     """
     places = _places(images, refused=dry_run or with_referrers or policy == "never")
     auth = credentials(creds, tuple(each for each in images if each not in places), from_stdin=creds_stdin)
     if policy == "never":
         _check_never(images[0], with_referrers=with_referrers)
+    _check_unpack(unpack=unpack, dry_run=dry_run)
     from ullage.model import PullPolicy  # noqa: PLC0415 -- see opening.py
 
     if dry_run:
@@ -128,7 +138,7 @@ def pull(
     exit_code = 0
     cancel = threading.Event()
     with (
-        changing(registry=reach.client()) as service,
+        changing(registry=reach.client(), unpack=unpack) as service,
         signals.gently(cancel.set) as stop,
     ):
 
@@ -137,7 +147,9 @@ def pull(
             if image in places:
                 return iter(bring(service, image, quiet=quiet, **how))
             policed = PullPolicy(policy)
-            return _pull(service, image, how, auth, policed, quiet=quiet, with_referrers=with_referrers)
+            return _pull(
+                service, image, how, auth, policed, quiet=quiet, with_referrers=with_referrers, unpack=unpack
+            )
 
         for image in images:
             try:
@@ -165,6 +177,18 @@ def _check_never(image: str, *, with_referrers: bool) -> None:
         )
     if not there_is_a_store(current_root()):
         raise ImageNotFound(f"{image} is not here, and may not be pulled", image=image)
+
+
+def _check_unpack(*, unpack: bool, dry_run: bool) -> None:
+    """
+    Raises:
+        UsageError: nobody knows beforehand what trees take.
+    """
+    if unpack and dry_run:
+        raise click.UsageError(
+            "what --unpack takes is only known when it is done: --dry-run cannot say",
+            click.get_current_context(),
+        )
 
 
 def _with_referrers(
@@ -197,14 +221,19 @@ def _pull(
     *,
     quiet: bool,
     with_referrers: bool,
+    unpack: bool,
 ) -> Iterator[ImageStatus]:
     """
     *image* from its registry, and what refers to it: each an image of its own, and named.
     """
     with progress(image, quiet=quiet) as shown:
-        status = service.pull_image(image, auth=auth, policy=policy, on_progress=shown, **how)
+        status = service.pull_image(
+            image, auth=auth, policy=policy, on_progress=shown, unpack=unpack or None, **how
+        )
     if not quiet:
         say(shown.summary(status))
+        if unpack:
+            _say_unpacked(service, image, status)
     yield status
     if not with_referrers:
         return
@@ -223,6 +252,18 @@ def _pull(
             kind = printable(manifest.artifact_type or manifest.config.media_type)
             say(f"{image}: {short(each.image_id)} refers to it: {kind}")
         yield each
+
+
+def _say_unpacked(service: ImageService, image: str, status: ImageStatus) -> None:
+    (storage,) = service.image_storage(status)
+    if not storage.tree_bytes:
+        return  # an image without layers
+    spec = service.mount_spec(image)
+    say(f"{image}: unpacked, {human(storage.tree_bytes)}")
+    if spec.options:
+        say(
+            f"  not root: all files are yours; {spec.forgiven} owners, devices and attributes are left out or noted"
+        )
 
 
 def _places(images: tuple[str, ...], *, refused: bool) -> set[str]:

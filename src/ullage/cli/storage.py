@@ -228,8 +228,10 @@ def gc(
         return
     for image in freed.images:
         emit(_evicted(image))
-    total = human(freed.blob_bytes + freed.partial_bytes)
+    total = human(freed.blob_bytes + freed.tree_bytes + freed.partial_bytes)
     counts = f"{_count(freed.blob_count, 'blob')}, {_count(freed.partial_count, 'partial blob')}"
+    if freed.tree_count:
+        counts += f", {_count(freed.tree_count, 'tree')}"
     emit(f"{'would free' if dry_run else 'freed'} {total}: {counts}")
 
 

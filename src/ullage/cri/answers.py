@@ -95,5 +95,5 @@ def as_usage(service: ImageService) -> Any:  # noqa: ANN401 -- a message
     usage = message("runtime.v1.FilesystemUsage")(timestamp=time.time_ns())
     usage.fs_id.mountpoint = str(service.root)
     usage.used_bytes.value = figures.blob_bytes + figures.tree_bytes
-    usage.inodes_used.value = figures.blob_count
+    usage.inodes_used.value = figures.blob_count + figures.tree_inodes
     return usage

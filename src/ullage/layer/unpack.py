@@ -125,6 +125,8 @@ def apply_overlays(
     lowers: Sequence[int] = (),
     options: ApplyOptions | None = None,
     budget: Callable[[int], Budget] | None = None,
+    on_filled: Callable[[int, LayerResult], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> list[LayerResult]:
     """
     Fill a tree for each layer, the lowest first, several at a time.
@@ -133,13 +135,15 @@ def apply_overlays(
         roots: descriptors of the empty directories that the trees go to.
         lowers: descriptors of trees that are there already, below all of them, the lowest first.
         budget: gives the budget of the n-th layer. They are asked by several threads.
+        on_filled: told of each layer that is done, by its thread.
+        stop: is set when one fails, and then blobs that are still waited for are not read any more.
 
     Raises:
         The same as `apply_overlay`, for the first layer that fails; the others are given up.
     """
     below = [*lowers, *roots]
     futures: list[Future[LayerResult]] = []
-    stop = threading.Event()
+    stop = threading.Event() if stop is None else stop
 
     def lower_roots(number: int) -> Sequence[int]:
         # Lower layers were begun before this one, so waiting for them ends.
@@ -149,13 +153,16 @@ def apply_overlays(
 
     def apply(number: int) -> LayerResult:
         with layers[number].open(guard=lambda blob: _Stoppable(blob, stop)) as stream:
-            return apply_overlay(
+            result = apply_overlay(
                 stream,
                 roots[number],
                 lowers=lambda: lower_roots(number),
                 options=options,
                 budget=None if budget is None else budget(number),
             )
+        if on_filled is not None:
+            on_filled(number, result)
+        return result
 
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ullage-layer") as pool:
         try:

@@ -20,7 +20,10 @@ from ullage.repository.lookup import ImageKey
 from ullage.repository.pulls import Pulls
 from ullage.repository.records import Edge, Naming, NewImage
 from ullage.repository.serving import Referrer, ServedContent, Serving
+from ullage.repository.stacks import Stack, Stacks
 from ullage.repository.storage import Storage
+from ullage.repository.tree_inspection import TreeInspection, TreeRow
+from ullage.repository.trees import NewTree, TreeClaims, Trees
 
 __all__ = [
     "Claims",
@@ -29,15 +32,21 @@ __all__ = [
     "ImageRepository",
     "Naming",
     "NewImage",
+    "NewTree",
     "Origin",
     "Owner",
     "Referrer",
     "ServedContent",
+    "Stack",
+    "TreeClaims",
+    "TreeRow",
     "owner_name",
 ]
 
 
-class ImageRepository(Images, Pulls, Leases, Eviction, Inspection, Serving, Storage, History):
+class ImageRepository(
+    Images, Pulls, Stacks, Trees, Leases, Eviction, Inspection, TreeInspection, Serving, Storage, History
+):
     """
     The rows of one store.
     """

@@ -11,14 +11,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import Connection, TextClause, select, text, update
+from sqlalchemy import Connection, TextClause, text, update
 
 from ullage.database import RuleBroken
 from ullage.digest import Digest
 from ullage.errors import DiskFull, SizeMismatch
-from ullage.repository.eviction import Evictor
-from ullage.repository.storage import discard_partials, doom_garbage, limit_exceeded, usage
-from ullage.schema import images, ingests
+from ullage.repository.room import Room
+from ullage.repository.storage import limit_exceeded, usage
+from ullage.schema import ingests
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -141,9 +141,6 @@ class Admission:
         self._files = files
         self._evict = evict
         self._acting = acting
-        self._evictor: Evictor | None = None
-        self._gave_up_partials = False
-        self._discarded_bytes = 0
         self._given_up: list[Digest] = []
         self._before: StorageUsage | None = None
         self._taken_bytes = 0
@@ -152,6 +149,7 @@ class Admission:
         """
         See `Pulls.admit`.
         """
+        room = Room(self._connection, self._acting, evict=self._evict, keep=wanted)
         found = self._look(wanted)
         if found.present:
             # First of all, so that no eviction takes away what this pull counts on.
@@ -162,7 +160,7 @@ class Admission:
         if growth:
             self._before = usage(self._connection)
         if to_fetch:
-            self._check_disk(to_fetch, wanted)
+            self._check_disk(to_fetch, room)
         for statement, digests, parameters in (
             (_TAKE_BACK, found.doomed, {}),
             (_TAKE_OVER, found.resumable, {"lease_id": self._lease_id}),
@@ -173,19 +171,19 @@ class Admission:
             ),
         ):
             if digests:
-                self._reserve(statement, digests, parameters, wanted, growth)
+                self._reserve(statement, digests, parameters, room, growth)
                 self._taken_bytes += sum(wanted[d] - found.resumable.get(d, 0) for d in digests)
             if statement is _TAKE_BACK and digests:
                 # At once: making room for the rest would doom them again.
                 self._execute(_LEASE, digests, lease_id=self._lease_id)
-        if self._given_up:
+        if given_up := [*self._given_up, *room.given_up]:
             # Last of all: a refusal undoes rows, and would not bring a file back.
-            self._files.discard(self._given_up)
+            self._files.discard(given_up)
         return Claims(
             present=frozenset(found.present | found.doomed),
             owned=frozenset(found.owned | absent.keys() | found.resumable.keys()),
             awaited=frozenset(found.awaited),
-            evicted=() if self._evictor is None else tuple(self._evictor.evicted),
+            evicted=room.evicted,
         )
 
     # ------------------------------------------------------------------ what is here
@@ -240,14 +238,14 @@ class Admission:
         statement: TextClause,
         digests: Collection[Digest],
         parameters: Mapping[str, Any],
-        wanted: Mapping[Digest, int],
+        room: Room,
         growth: int,
     ) -> None:
         while True:
             try:
                 self._execute(statement, digests, **parameters)
             except RuleBroken as error:
-                if not self._make_room(wanted):
+                if not room.make():
                     raise limit_exceeded(
                         self._connection,
                         error,
@@ -258,46 +256,23 @@ class Admission:
             else:
                 return
 
-    def _check_disk(self, needed_bytes: int, wanted: Mapping[Digest, int]) -> None:
+    def _check_disk(self, needed_bytes: int, room: Room) -> None:
         """
         The physical limit: what the filesystem has, less what others were promised and what is to stay free.
 
         What is doomed or was given up counts as free: it is unlinked before the first byte is written.
         """
         while True:
-            room = self._connection.execute(_ROOM).one()
-            free = self._files.free_bytes() + room.doomed_bytes + self._discarded_bytes
-            if needed_bytes <= free - room.outstanding_bytes - room.min_free_bytes:
+            said = self._connection.execute(_ROOM).one()
+            free = self._files.free_bytes() + said.doomed_bytes + room.discarded_bytes
+            if needed_bytes <= free - said.outstanding_bytes - said.min_free_bytes:
                 return
-            if not self._make_room(wanted):
+            if not room.make():
                 raise DiskFull(
                     f"the filesystem has no room: needed {needed_bytes} bytes, free {free}, "
-                    f"of which {room.outstanding_bytes} are promised to other pulls "
-                    f"and {room.min_free_bytes} are to stay free"
+                    f"of which {said.outstanding_bytes} are promised to other pulls "
+                    f"and {said.min_free_bytes} are to stay free"
                 )
-
-    def _make_room(self, wanted: Mapping[Digest, int]) -> bool:
-        """
-        One more step, the least harmful first; False when there is none left.
-        """
-        if not self._gave_up_partials:
-            self._gave_up_partials = True
-            given_up = discard_partials(self._connection, self._given_up.extend, keep=list(wanted))
-            self._discarded_bytes = sum(size for _, size in given_up)
-            if given_up:
-                return True
-        if not self._evict:
-            return False
-        if self._evictor is None:
-            before = usage(self._connection)
-            doom_garbage(self._connection)
-            spare = self._connection.execute(
-                select(images.c.id).where(images.c.image_id.in_(list(wanted)))
-            ).scalars()
-            self._evictor = Evictor(self._connection, self._acting, before=self._acting.at, spare=set(spare))
-            if usage(self._connection).available_bytes > before.available_bytes:
-                return True
-        return self._evictor.evict_one("pull")
 
     def _execute(
         self, statement: TextClause, digests: Collection[Digest], **parameters: object

@@ -8,6 +8,7 @@ over for as long as another helps more.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, delete, exists, select
@@ -16,7 +17,14 @@ from ullage.model import Evicted, EvictionPolicy
 from ullage.repository.lookup import find
 from ullage.repository.records import Records
 from ullage.repository.rows import to_text
-from ullage.repository.storage import discard_partials, doom_garbage, doomed_blobs, set_limits, usage
+from ullage.repository.storage import (
+    discard_partials,
+    doom_garbage,
+    doomed_blobs,
+    doomed_trees,
+    set_limits,
+    usage,
+)
 from ullage.schema import image_storage, images, lease_images
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from ullage.digest import Digest
     from ullage.repository.acting import Acting
 
-__all__ = ["Eviction", "Evictor"]
+__all__ = ["Collected", "Eviction", "Evictor"]
 
 _HELD: Final = exists().where(lease_images.c.image_id == images.c.id)
 _CANDIDATES: Final = (
@@ -112,6 +120,18 @@ class _DryRun(Exception):
     pass
 
 
+@dataclass(slots=True)
+class Collected:
+    """
+    What a collection did, or would do: who was evicted, which partial blobs went, and what is doomed now, with sizes.
+    """
+
+    evicted: list[Evicted] = field(default_factory=list)
+    partials: list[tuple[Digest, int]] = field(default_factory=list)
+    doomed: list[tuple[Digest, int]] = field(default_factory=list)
+    doomed_trees: list[tuple[Digest, int]] = field(default_factory=list)
+
+
 class Eviction(Records):
     """
     The part of `ImageRepository` that evicts by policy.
@@ -123,28 +143,27 @@ class Eviction(Records):
         remove: Callable[[Sequence[Digest]], None],
         *,
         dry_run: bool = False,
-    ) -> tuple[list[Evicted], list[tuple[Digest, int]], list[tuple[Digest, int]]]:
+    ) -> Collected:
         """
         Evict by *policy*, doom what nothing names, give up partial blobs that nobody fetches. One write.
 
         *remove* moves the files of the partial blobs aside. A dry run is the same transaction, rolled back, and
         moves nothing. Returns who was evicted, which partial blobs went, and all that is doomed now.
         """
-        evicted: list[Evicted] = []
-        partials: list[tuple[Digest, int]] = []
-        doomed: list[tuple[Digest, int]] = []
+        collected = Collected()
         try:
             with self._database.write() as connection:
                 doom_garbage(connection)
-                partials = discard_partials(connection, remove if not dry_run else _nothing)
+                collected.partials = discard_partials(connection, remove if not dry_run else _nothing)
                 if policy is not None:
-                    evicted = self._apply(connection, policy)
-                doomed = doomed_blobs(connection)
+                    collected.evicted = self._apply(connection, policy)
+                collected.doomed = doomed_blobs(connection)
+                collected.doomed_trees = doomed_trees(connection)
                 if dry_run:
                     raise _DryRun  # noqa: TRY301 -- it has to leave the transaction's block
         except _DryRun:
             pass  # rolled back, which is what it was raised for
-        return evicted, partials, doomed
+        return collected
 
     def lower(self, max_bytes: int, remove: Callable[[Sequence[Digest]], None]) -> list[Evicted]:
         """

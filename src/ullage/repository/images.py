@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ullage.model import ImageStatus
     from ullage.reference import ImageSpec
 
-__all__ = ["Images", "name_image"]
+__all__ = ["Images", "name_image", "resolved"]
 
 #: Characters of a reference in a row; a check in the tables says the same.
 _MAX_LENGTH: Final = 1024
@@ -128,7 +128,7 @@ class Images(Records):
             status = find(connection, key)
             if status is None:
                 return None
-            manifest_id = _resolved(connection, key, status.id).get("manifest_id")
+            manifest_id = resolved(connection, key, status.id).get("manifest_id")
             rows = connection.execute(_CONTENT, {"manifest_id": manifest_id})
             return [(role, digest, media_type) for role, digest, media_type in rows]
 
@@ -232,10 +232,10 @@ class Images(Records):
                     hint="untag it first, or move it with --force",
                 )
             if other != status.id:
-                resolved = _resolved(connection, key, status.id)
+                names = resolved(connection, key, status.id)
                 acting = self._acting()
                 with acting.on_record(connection):
-                    name_image(connection, repo_tags, str(reference), status.id, now=acting.at, **resolved)
+                    name_image(connection, repo_tags, str(reference), status.id, now=acting.at, **names)
             return by_id(connection, status.id)
 
     def untag(self, reference: Reference) -> ImageStatus:
@@ -300,7 +300,7 @@ class Images(Records):
             )
 
 
-def _resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, Any]:
+def resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, Any]:
     """
     What a new tag of an image resolves to: the same as the reference it was named by, else its first manifest.
     """

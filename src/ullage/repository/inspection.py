@@ -14,6 +14,7 @@ from ullage.model import Problem
 from ullage.repository.admission import as_json
 from ullage.repository.history import note_sources
 from ullage.repository.records import Records
+from ullage.repository.tree_inspection import repair_trees
 from ullage.schema import (
     blob_sources,
     blobs,
@@ -28,6 +29,8 @@ from ullage.schema import (
     repo_digests,
     repo_tags,
     store,
+    tree_ingests,
+    trees,
 )
 
 if TYPE_CHECKING:
@@ -258,6 +261,7 @@ class Inspection(Records):
                 _drop_orphans(connection)
                 _take_back(connection)
                 _set_to_the_truth(connection)
+                repair_trees(connection)
             connection.execute(update(store).values(max_bytes=limit))
             acting.record(connection, "repaired", detail="rows and counters")
 
@@ -329,13 +333,18 @@ def _recount(connection: Connection) -> None:
         return value
 
     ready, doomed = blobs.c.state == "ready", blobs.c.state == "doomed"
+    ready_trees, doomed_trees = trees.c.state == "ready", trees.c.state == "doomed"
     counters = {
         "image_count": count(images),
         "blob_count": count(blobs, ready),
         "blob_bytes": total(blobs.c.size, ready),
-        "doomed_bytes": total(blobs.c.size, doomed),
+        "tree_count": count(trees, ready_trees),
+        "tree_bytes": total(trees.c.space_bytes, ready_trees),
+        "tree_inodes": total(trees.c.inodes, ready_trees),
+        "doomed_bytes": total(blobs.c.size, doomed) + total(trees.c.space_bytes, doomed_trees),
         "registered_bytes": total(images.c.registered_bytes),
-        "reserved_bytes": total(ingests.c.reserved_bytes),
+        "reserved_bytes": total(ingests.c.reserved_bytes) + total(tree_ingests.c.reserved_bytes),
+        "reserved_inodes": total(tree_ingests.c.reserved_inodes),
         "logical_bytes": total(images.c.size),
     }
     connection.execute(update(store).values(**counters, ledger=store.c.ledger + 1))

@@ -15,7 +15,7 @@ from ullage.errors import ImageNotFound, StoreError
 from ullage.repository.lookup import find
 from ullage.repository.records import Records
 from ullage.repository.storage import doom_garbage
-from ullage.schema import ingests, leases
+from ullage.schema import ingests, leases, tree_ingests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,17 +102,19 @@ class Leases(Records):
         with self._database.write(durable=False) as connection:
             connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
 
-    def end(self, token: str, received: Mapping[Digest, int]) -> None:
+    def end(self, token: str, received: Mapping[Digest, int], half_trees: Sequence[Digest] = ()) -> None:
         """
         End a lease that will not complete, ours or a dead owner's whose lock we have. One write.
 
         *received* says what is on disk of each of its ingests: that stays, charged and resumable; what has
-        nothing goes. Harmless when the lease is gone.
+        nothing goes, and so do *half_trees*, whose directories went before. Harmless when the lease is gone.
         """
         with self._database.write() as connection:
             connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
             end_lease(connection, token)
             connection.execute(_DISCARDED, {"received": json.dumps(received)})
+            nobodys = (tree_ingests.c.lease_id.is_(None), tree_ingests.c.chain_id.in_(half_trees))
+            connection.execute(update(tree_ingests).where(*nobodys).values(state="discarded"))
             doom_garbage(connection)
 
     def hold(self, owner: Owner, key: ImageKey) -> ImageStatus:

@@ -23,6 +23,7 @@ from ullage.repository.images import name_image
 from ullage.repository.leases import end_lease, lease_id_of
 from ullage.repository.lookup import find
 from ullage.repository.records import Records
+from ullage.repository.stacks import stack_on
 from ullage.schema import images, leases, manifests, repo_digests, repo_tags
 
 if TYPE_CHECKING:
@@ -169,12 +170,14 @@ class Pulls(Records):
         others: Sequence[tuple[NewImage, Naming]] = (),
         *,
         origin: Origin = _UNSAID,
+        chain: Sequence[Digest] = (),
     ) -> ImageStatus:
         """
         Everything that a pull leaves: blobs, image, edges and names, a line of history, its lease gone. One write.
 
         *arrived* are our finished ingests, their files in place; *others* are images of other platforms that came
-        with this one; *origin* is where they came from. Durable on return.
+        with this one; *origin* is where they came from; *chain* are the trees that the image's manifest stacks on,
+        which the lease keeps. Durable on return.
         """
         with self._database.write() as connection:
             lease_id = lease_id_of(connection, token)
@@ -186,6 +189,8 @@ class Pulls(Records):
                     row_id = self._insert_image(connection, each, names)
                     manifest_id = self._insert_manifest(connection, each, row_id)
                     self._name(connection, names, image_row_id=row_id, manifest_id=manifest_id)
+            if chain:
+                stack_on(connection, lease_id, manifest_id, chain)
             status = _used(connection, row_id, acting.at)
             for each, names in others:
                 _record_other(connection, acting, origin.event, each, names, beside=naming)

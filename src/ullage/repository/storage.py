@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, exists, func, or_, select, update
 
 from ullage.digest import Digest
 from ullage.errors import StorageLimitExceeded
@@ -21,11 +21,14 @@ from ullage.schema import (
     ingests,
     lease_blobs,
     lease_images,
+    lease_trees,
     manifest_blobs,
+    manifest_trees,
     problems,
     reclaimable,
     storage_usage,
     store,
+    trees,
 )
 
 if TYPE_CHECKING:
@@ -36,11 +39,13 @@ if TYPE_CHECKING:
     from ullage.database import RuleBroken
 
 __all__ = [
+    "INODES_RULE",
     "LIMIT_RULE",
     "Storage",
     "discard_partials",
     "doom_garbage",
     "doomed_blobs",
+    "doomed_trees",
     "limit_exceeded",
     "set_limits",
     "usage",
@@ -48,15 +53,25 @@ __all__ = [
 
 #: The sentence of the trigger ``store_limit``.
 LIMIT_RULE: Final = "storage limit exceeded"
+#: And that of ``store_inodes``, with what of the limit stands for an inode.
+INODES_RULE: Final = "storage limit exceeded by inodes"
+BYTES_OF_AN_INODE: Final = 4096
 
 _LEASED = exists().where(lease_blobs.c.blob_id == blobs.c.id)
 _NAMED = exists().where(manifest_blobs.c.blob_id == blobs.c.id)
 _HELD = exists().where(lease_images.c.image_id == images.c.id)
 # What is doomed is out of the accounts already, and does not make room a second time.
 _RECLAIMABLE_BYTES = select(func.coalesce(func.sum(reclaimable.c.bytes), 0)).where(
-    reclaimable.c.digest.not_in(select(blobs.c.digest).where(blobs.c.state == "doomed"))
+    reclaimable.c.kind != "doomed tree",
+    or_(
+        reclaimable.c.kind != "blob",
+        reclaimable.c.digest.not_in(select(blobs.c.digest).where(blobs.c.state == "doomed")),
+    ),
 )
 _GARBAGE = (blobs.c.referenced == 0, ~_LEASED)
+_TREE_LEASED = exists().where(lease_trees.c.tree_id == trees.c.id)
+_STACKED_ON = exists().where(manifest_trees.c.tree_id == trees.c.id)
+_GARBAGE_TREES = (trees.c.referenced == 0, ~_TREE_LEASED)
 
 
 class Storage(Records):
@@ -151,6 +166,7 @@ def doom_garbage(connection: Connection) -> None:
     Doom what nothing names. O(garbage), by the partial index.
     """
     connection.execute(update(blobs).where(blobs.c.state == "ready", *_GARBAGE).values(state="doomed"))
+    connection.execute(update(trees).where(trees.c.state == "ready", *_GARBAGE_TREES).values(state="doomed"))
 
 
 def discard_partials(
@@ -174,6 +190,7 @@ def limit_exceeded(
     error: RuleBroken,
     *,
     needed_bytes: int,
+    needed_inodes: int = 0,
     before: StorageUsage | None = None,
     taken_bytes: int = 0,
 ) -> Exception:
@@ -183,7 +200,7 @@ def limit_exceeded(
     *before* is the usage before room was made, which was not enough: what that freed was reclaimable, and is undone,
     and so are *taken_bytes*, which were reserved already.
     """
-    if error.rule != LIMIT_RULE:
+    if error.rule not in (LIMIT_RULE, INODES_RULE):
         return error
     now = usage(connection)
     said = now if before is None else before
@@ -201,6 +218,8 @@ def limit_exceeded(
         reclaimable_bytes=reclaimable_bytes + freed_bytes,
         pinned_bytes=pinned,
         held_bytes=held,
+        needed_inodes=needed_inodes if error.rule == INODES_RULE else 0,
+        available_inodes=max(0, said.max_bytes // BYTES_OF_AN_INODE - said.tree_inodes),
     )
 
 
@@ -220,6 +239,18 @@ def doomed_blobs(
         statement = statement.where(~_NAMED, ~_LEASED)
     rows = connection.execute(statement)
     return [(Digest(digest), size) for digest, size in rows]
+
+
+def doomed_trees(
+    connection: Connection, limit: int = -1, *, unused: bool = False
+) -> list[tuple[Digest, int]]:
+    """
+    The same of trees: chain ids, and what they occupy.
+    """
+    statement = select(trees.c.chain_id, trees.c.space_bytes).where(trees.c.state == "doomed").limit(limit)
+    if unused:
+        statement = statement.where(~_STACKED_ON, ~_TREE_LEASED)
+    return [(Digest(chain_id), size) for chain_id, size in connection.execute(statement)]
 
 
 _VIEWS: Final[dict[str, Table]] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ullage.archive import Outgoing, Place, open_destination, open_source, reference_of
 from ullage.errors import DigestMismatch, InvalidReference, PullCancelled, SizeMismatch, StoreCorrupt
@@ -15,8 +15,8 @@ from ullage.platform import platform_choice
 from ullage.pull import Pull
 from ullage.reference import ImageSpec, Reference, parse_normalized
 from ullage.resolve import Target
-from ullage.service.changing import Changing
 from ullage.service.handle import ImageLike, key_of
+from ullage.service.mounting import Mounting
 from ullage.spool import Spool
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Carrying"]
 
 
-class Carrying(Changing):
+class Carrying(Mounting):
     """
     The part of `ImageService` that is about images in directories and archives.
     """
@@ -85,25 +85,25 @@ class Carrying(Changing):
             if deadline is not None and time.monotonic() > deadline:
                 raise PullCancelled(f"the import of {place} did not end before its deadline")
 
-        def spool(pieces: Iterator[bytes], where: str) -> Spool:
-            return Spool.of(self._repository, self._files, pieces, where=where, evict=evicts)
+        how: dict[str, Any] = {"deadline": deadline, "cancel": cancel, "on_progress": on_progress}
 
         def pull(opened: Source, image: Listed, target: Target) -> ImageStatus:
-            return Pull(
+            status = Pull(
                 repository=self._repository,
                 files=self._files,
                 repo=opened.repo(image),
                 target=target,
                 platform=asked,
-                deadline=deadline,
-                cancel=cancel,
-                on_progress=on_progress,
                 evict=evicts,
                 every=every,
+                unpack=None if self._unpack else False,
                 patience=self._database.patience,
+                **how,
             ).run()
+            self._have_trees(status, evict=evict, **how)
+            return status
 
-        with open_source(place, spool=spool, check=check) as opened:
+        with open_source(place, spool=self._spooling(evict=evicts), check=check) as opened:
             images = opened.choose(place.name)
             named = [(image, _targets(image, name, opened.where, of=len(images))) for image in images]
             return [self._all_names(image, targets, opened, pull) for image, targets in named]
@@ -209,6 +209,9 @@ class Carrying(Changing):
 
     def _open_held(self, digest: Digest) -> BinaryIO:
         return self._files.open(digest)
+
+    def _spooling(self, *, evict: bool) -> Callable[[Iterator[bytes], str], Spool]:
+        return lambda pieces, where: Spool.of(self._repository, self._files, pieces, where=where, evict=evict)
 
     def _all_names(
         self,

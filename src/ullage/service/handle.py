@@ -54,12 +54,14 @@ class Handle:
         registry: RegistryClient | SimulatedRegistry,
         clock: Callable[[], datetime],
         evict: EvictionPolicy | None,
+        unpack: bool,
     ) -> None:
         self._files = files
         self._database = database
         self._registry = registry
         self._clock = clock
         self._policy = evict
+        self._unpack = unpack
         self._rows = ImageRepository(database, clock=clock)
         self._closed = False
 

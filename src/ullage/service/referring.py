@@ -115,6 +115,7 @@ class Referring(Handle):
         evict: bool | None,
         platform: Platform | None = None,
         every: bool = False,
+        unpack: bool | None = False,
         refers_to: Digest | None = None,
     ) -> ImageStatus:
         assert not isinstance(self._registry, SimulatedRegistry), "that one is asked in another way"
@@ -129,6 +130,7 @@ class Referring(Handle):
             on_progress=on_progress,
             evict=self._policy is not None if evict is None else evict,
             every=every,
+            unpack=unpack,
             patience=self._database.patience,
         ).run()
         return self._used(status)

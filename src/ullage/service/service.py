@@ -79,6 +79,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         min_free: int | None = None,
         evict: EvictionPolicy | None = None,
         registry: RegistryClient | SimulatedRegistry | None = None,
+        unpack: bool = False,
         read_only: bool = False,
         migrate: bool = True,
         on_upgrade: UpgradeCallback | None = None,
@@ -96,6 +97,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
             min_free: bytes that pulls leave free on the filesystem, kept in the store; 0 without it.
             evict: pulls of this service may evict to make room, and `collect` obeys this policy.
             registry: where pulls go; a `RegistryClient` of its own by default. It is closed with the service.
+            unpack: pulls and imports of this service have the image's trees as well, where it has layers of files.
             read_only: look, and change nothing; there must be a store, of this release or one that lets it look.
             migrate: whether a store of an earlier release may be upgraded; without, it is refused.
             on_upgrade: told, in this thread, how far an upgrade is; what it raises undoes the upgrade.
@@ -125,6 +127,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
                 registry=RegistryClient() if registry is None else registry,
                 clock=clock,
                 evict=evict,
+                unpack=unpack,
             )
             try:
                 if not read_only:
@@ -152,6 +155,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         on_progress: ProgressCallback | None = None,
         evict: bool | None = None,
         with_referrers: bool = False,
+        unpack: bool | None = None,
     ) -> ImageStatus:
         """
         Have an image: from here when it is known, else from its registry.
@@ -172,12 +176,16 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
             evict: whether the least recently used images may go to make room, never a pinned or held one; as the
                 service was opened by default. It all fits and they go, or nothing goes.
             with_referrers: then `pull_referrers` as well. What that raises says nothing of the image, which is here.
+            unpack: have the image's trees as well (see `make_trees`), also of one that is known; as the service was
+                opened by default. Layers are unpacked while others are still fetched, and the image is here with its
+                trees or not at all; what they take is only known, and charged, while they grow.
 
         Raises:
             InvalidReference: *image* or *platform* does not parse.
             ImageNotFound: the policy is NEVER and it is not here.
             AuthenticationFailed, RegistryUnavailable: the registry did not let us, or did not answer.
             PullFailed: it ended without an image; see its subclasses.
+            UnsupportedContent: it is to be unpacked, and has no layers of files.
             StoreError: the store could not do it.
         """
         if with_referrers and policy is PullPolicy.NEVER:
@@ -185,20 +193,18 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         spec = image if isinstance(image, ImageSpec) else ImageSpec.parse(image)
         asked, every = platform_choice(platform)
         deadline = None if timeout is None else time.monotonic() + timeout
+        how: dict[str, Any] = {
+            "deadline": deadline,
+            "cancel": cancel,
+            "on_progress": on_progress,
+            "evict": evict,
+        }
         status = self._known(spec, asked, policy, every=every)
-        if status is not None:
-            status = self._used(status)
-        else:
-            status = self._asked_for(
-                spec,
-                auth=auth,
-                platform=asked,
-                every=every,
-                deadline=deadline,
-                cancel=cancel,
-                on_progress=on_progress,
-                evict=evict,
-            )
+        if status is None:
+            wanted = unpack or (None if self._unpack and unpack is None else False)
+            status = self._asked_for(spec, auth=auth, platform=asked, every=every, unpack=wanted, **how)
+        self._have_trees(spec, unpack=unpack, **how)
+        status = self._used(status)
         if with_referrers:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             self.pull_referrers(
@@ -295,6 +301,8 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         _require_content(spec.normalised().digest)
         self._database.require_writable()
         if isinstance(self._registry, SimulatedRegistry):
+            if options["unpack"]:
+                raise UnsupportedContent("a simulated image has no layers of files to unpack")
             return self._register_simulated(self._registry, spec)
         return self._pull(spec, **options)
 

@@ -1,0 +1,115 @@
+"""
+Are trees what their rows say? The part of a check that walks them.
+
+A tree that was found wrong is looked at again once its row is seen to stand: it may have been swept meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from ullage.digest import CONTENT_ALGORITHMS, Digest
+from ullage.errors import InvalidReference
+from ullage.model import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ullage.blobs import BlobFiles
+    from ullage.repository import ImageRepository, TreeRow
+
+__all__ = ["tree_problems"]
+
+_PAGE: Final = 1000
+
+
+def tree_problems(repository: ImageRepository, files: BlobFiles, *, repair: bool) -> Iterator[Problem]:
+    """
+    Rows without their directories, directories that take more or less than their rows say, and those without a row.
+
+    With *repair*, the first two are forgotten, since their layers make them again, and the last removed.
+    """
+    after = 0
+    while page := repository.tree_rows(after=after, limit=_PAGE):
+        after = page[-1].id
+        for row in page:
+            found = _wrong(files, row)
+            if found is not None and repository.tree_still_ready(row.id) and _wrong(files, row) == found:
+                yield _forgotten(repository, found, row) if repair else found
+    for algorithm in (*CONTENT_ALGORITHMS, None):
+        yield from _strays(repository, files, algorithm, repair=repair)
+
+
+def _wrong(files: BlobFiles, row: TreeRow) -> Problem | None:
+    try:
+        space_bytes, inodes = files.trees.occupied(row.chain_id)
+    except FileNotFoundError:
+        return Problem("I1", "tree row without a directory", row.chain_id)
+    except OSError as error:
+        return Problem("I1", "tree that cannot be read", row.chain_id, str(error.strerror))
+    if (space_bytes, inodes) == (row.space_bytes, row.inodes):
+        return None
+    return Problem(
+        "I7",
+        "tree of another size",
+        row.chain_id,
+        f"{space_bytes} bytes in {inodes} inodes here, its row says {row.space_bytes} in {row.inodes}",
+    )
+
+
+def _forgotten(repository: ImageRepository, problem: Problem, row: TreeRow) -> Problem:
+    if repository.forget_tree(row.id):
+        return replace(problem, repaired=True)
+    return replace(problem, detail=f"{problem.detail}; somebody has it, so that it stays".lstrip("; "))
+
+
+def _strays(
+    repository: ImageRepository, files: BlobFiles, algorithm: str | None, *, repair: bool
+) -> Iterator[Problem]:
+    directory = files.trees.root / (algorithm or "ingest")
+    # A store that was made by an earlier release, and only looked at, has none.
+    for name in os.listdir(directory) if directory.exists() else ():  # noqa: PTH208 -- names are enough
+        path, chain_ids = directory / name, _chain_ids(name, algorithm)
+        seen = _identity(path)
+        if repository.explained_trees(chain_ids, ingests_only=algorithm is None):
+            continue
+        # The row may have come since, with another directory, or the directory gone.
+        if seen is None or _identity(path) != seen:
+            continue
+        problem = Problem(
+            "I2", "directory without a row", str(path.relative_to(files.root)), "garbage, never damage"
+        )
+        if repair:
+            removed = repository.remove_stray_tree(
+                chain_ids, partial(files.trees.trash_stray, path), ingests_only=algorithm is None
+            )
+            files.trees.empty_trash()
+            if not removed:
+                continue  # a row explains it by now
+            problem = replace(problem, repaired=True)
+        yield problem
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_dev
+
+
+def _chain_ids(name: str, algorithm: str | None) -> list[Digest]:
+    """
+    The chain ids that a directory of this name can be of; none for a name that we never give.
+    """
+    found = []
+    for each in CONTENT_ALGORITHMS if algorithm is None else (algorithm,):
+        try:
+            found.append(Digest.parse(f"{each}:{name}"))
+        except InvalidReference:
+            continue
+    return found
