@@ -93,6 +93,8 @@ class Database:
         self.waits = LockWaits()
         self._waiting = threading.local()
         self._writes_since_checkpoint = 0
+        #: Called after each durable write, with no lock held: it must be quick, and must not fail (I10).
+        self.on_commit: Callable[[], None] = lambda: None
         self._inherited: list[Any] = []
         self._moment: Moment | None = None
         self._mode = "ro" if read_only else "rw"
@@ -155,6 +157,8 @@ class Database:
             self._writes_since_checkpoint += 1
             if self._writes_since_checkpoint >= _CHECKPOINT_EVERY:
                 self._checkpoint(driver)
+        if durable:
+            self.on_commit()
 
     @contextmanager
     def patience(self, check: Callable[[], None]) -> Iterator[None]:

@@ -14,22 +14,22 @@ from support.scenes import SCENES
 # comes on top. A blob costs its fdatasync; a directory one fsync for all that was renamed in it, or out of it.
 COSTS = {
     # The two syncs are of directories that may have been made just now.
-    "a store is opened": Counts(reads=5, writes=0, statements=7, fsyncs=2, fdatasyncs=0),
+    "a store is opened": Counts(reads=6, writes=0, statements=6, fsyncs=2, fdatasyncs=0),
     # Admission and completion; four blobs.
-    "the first pull": Counts(reads=5, writes=2, statements=27, fsyncs=1, fdatasyncs=4),
+    "the first pull": Counts(reads=7, writes=2, statements=34, fsyncs=1, fdatasyncs=5),
     # One more statement: the lease on the layer that is here.
-    "a pull that shares layers": Counts(reads=5, writes=2, statements=28, fsyncs=1, fdatasyncs=3),
+    "a pull that shares layers": Counts(reads=7, writes=2, statements=35, fsyncs=1, fdatasyncs=4),
     "a pull that goes on with a partial blob": Counts(
-        reads=5, writes=2, statements=28, fsyncs=1, fdatasyncs=5
+        reads=7, writes=2, statements=35, fsyncs=1, fdatasyncs=6
     ),
     # The sweep is a write, and syncs the directory that files left and the one that they came to.
-    "a pull that evicts": Counts(reads=6, writes=3, statements=47, fsyncs=3, fdatasyncs=4),
+    "a pull that evicts": Counts(reads=8, writes=3, statements=55, fsyncs=3, fdatasyncs=5),
     # The doom and the sweep.
-    "a removal": Counts(reads=2, writes=2, statements=8, fsyncs=2, fdatasyncs=0),
+    "a removal": Counts(reads=4, writes=2, statements=15, fsyncs=2, fdatasyncs=1),
     # With the opening of the store, which sweeps what was doomed already.
-    "a collection": Counts(reads=9, writes=3, statements=19, fsyncs=8, fdatasyncs=0),
-    "a hold": Counts(reads=1, writes=2, statements=8, fsyncs=0, fdatasyncs=0),
-    "a limit": Counts(reads=0, writes=1, statements=2, fsyncs=0, fdatasyncs=0),
+    "a collection": Counts(reads=12, writes=3, statements=26, fsyncs=8, fdatasyncs=1),
+    "a hold": Counts(reads=2, writes=2, statements=11, fsyncs=0, fdatasyncs=0),
+    "a limit": Counts(reads=1, writes=1, statements=4, fsyncs=0, fdatasyncs=0),
 }
 
 
@@ -54,7 +54,9 @@ def test_a_blob_costs_one_sync_and_its_directory_one_for_all_of_them(workshop):
         calls, _ = undisturbed(workshop, SCENES[scene])
 
         cost = counts(calls)
-        assert (cost.fdatasyncs, cost.fsyncs, cost.writes) == (len(image.blobs), 1, 2)
+        assert (cost.fdatasyncs, cost.fsyncs, cost.writes) == (len(image.blobs) + 1, 1, 2), (
+            "one for index.json"
+        )
 
 
 def test_the_cost_of_admission_and_completion_does_not_grow_with_the_layers(workshop):

@@ -242,6 +242,8 @@ METHODS = {
     "referrers_of": (completed, lambda r: r.referrers_of("example.com/app", CONTENT["layer"]), 1),
     "history": (completed, lambda r: r.history("example.com/app:1"), 2),
     "sources": (completed, lambda r: r.sources(1), 2),
+    "layout_state": (completed, lambda r: r.layout_state(), 1),
+    "layout_entries": (completed, lambda r: r.layout_entries(), 4),
     "usage": (completed, lambda r: r.usage(), 1),
     "image_storage": (completed, lambda r: r.image_storage(1), 1),
     "view": (completed, lambda r: r.view("problems"), 1),

@@ -48,6 +48,7 @@ _HOMES: Final = {
     "serve-cri": "serve_cri",
     "push": "push",
     "copy": "copy",
+    "index": "carry",
     "demo": "demo",
 }
 

@@ -1,5 +1,5 @@
 """
-``import`` and ``export``: images from directories and archives, and into them.
+``import``, ``export`` and ``index``: images from directories and archives, and into them; and the store as one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import click
 
 from ullage.cli import signals
-from ullage.cli.opening import StoreCommand, changing
+from ullage.cli.opening import StoreCommand, changing, current_root, there_is_a_store
 from ullage.cli.output import emit, emit_json, say, short
 from ullage.cli.progress import progress
+from ullage.errors import StoreError
 from ullage.sizes import human
 
 if TYPE_CHECKING:
     from ullage.model import ImageStatus
     from ullage.service import ImageService
 
-__all__ = ["bring", "export", "import_"]
+__all__ = ["bring", "export", "import_", "index"]
 
 
 @click.command(
@@ -129,6 +130,29 @@ def export(*, images: tuple[str, ...], path: str, form: str | None, quiet: bool)
     if not quiet:
         count = len({image.id for image in found})
         say(f"{path}: {count} image{'s' * (count != 1)}")
+
+
+@click.command(
+    cls=StoreCommand,
+    epilog="""\b
+    Examples:
+      ullage index && skopeo copy oci:$ULLAGE_ROOT:docker.io/library/alpine:3.20 docker://registry.example/alpine""",
+)
+def index() -> None:
+    """
+    Make the index.json of the store current.
+
+    The store is an OCI layout that skopeo, umoci and crane read. Its index.json follows by itself, a second after
+    a change and when a command ends; only after a crash, or a change in the sqlite3 shell, is it behind until the
+    store is opened next. Prints its path.
+    """
+    root = current_root()
+    if not there_is_a_store(root):
+        raise StoreError(f"there is no store in {root}")
+    with changing() as service:
+        was_behind = service.write_index()
+    say("it was behind, and is current" if was_behind else "it is current")
+    emit(str(root / "index.json"))
 
 
 def bring(

@@ -15,6 +15,7 @@ from ullage.repository.eviction import Eviction
 from ullage.repository.history import History, Origin
 from ullage.repository.images import Images
 from ullage.repository.inspection import Inspection
+from ullage.repository.layout import Layout
 from ullage.repository.leases import Leases, Owner
 from ullage.repository.lookup import ImageKey
 from ullage.repository.pulls import Pulls
@@ -45,7 +46,18 @@ __all__ = [
 
 
 class ImageRepository(
-    Images, Pulls, Stacks, Trees, Leases, Eviction, Inspection, TreeInspection, Serving, Storage, History
+    Images,
+    Pulls,
+    Stacks,
+    Trees,
+    Leases,
+    Eviction,
+    Inspection,
+    TreeInspection,
+    Layout,
+    Serving,
+    Storage,
+    History,
 ):
     """
     The rows of one store.

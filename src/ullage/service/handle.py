@@ -15,6 +15,7 @@ from ullage.errors import (
     StoreError,
     StoreReadOnly,
 )
+from ullage.layout import LayoutIndex
 from ullage.model import (
     EvictionPolicy,
     ImageStatus,
@@ -63,6 +64,7 @@ class Handle:
         self._policy = evict
         self._unpack = unpack
         self._rows = ImageRepository(database, clock=clock)
+        self._index = None if database.read_only else LayoutIndex(self._rows, files.root)
         self._closed = False
 
     @property
@@ -82,13 +84,23 @@ class Handle:
         """
         return self._files.root
 
+    def _follow(self) -> None:
+        """
+        From now on ``index.json`` follows the database.
+        """
+        if self._index is not None:
+            self._index.look()
+            self._database.on_commit = self._index.note
+
     def close(self) -> None:
         """
-        Close every connection. Safe to call twice.
+        Close every connection, and write ``index.json`` if it is behind. Safe to call twice.
         """
         if not self._closed:
             self._closed = True
             self._registry.close()
+            if self._index is not None:
+                self._index.close()
             self._database.close()
 
     def __enter__(self) -> Self:

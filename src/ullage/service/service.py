@@ -133,6 +133,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
                 if not read_only:
                     recover(service._repository, files)
                     service._set_limits(max_storage, min_free)
+                    service._follow()
             except BaseException:
                 service._closed = True  # the caller never had it, and cannot close it
                 raise

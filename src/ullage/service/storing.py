@@ -140,6 +140,22 @@ class Storing(Handle):
         """
         return self._database.waits
 
+    def write_index(self) -> bool:
+        """
+        Make ``index.json`` what the database says now, for readers from outside; False where it was so already.
+
+        It follows by itself, a second after a change and when the store is closed. This is for whoever wants to read
+        it at once, or changed the database in the shell.
+
+        Raises:
+            StoreReadOnly: the store was opened to look.
+            StoreBusy: another process was writing it for too long.
+            StoreError: it cannot be written.
+        """
+        self._database.require_writable()
+        assert self._index is not None, "a store that may be written to has one"
+        return self._index.write(timeout_seconds=self._database.timeout_seconds)
+
     def doctor(self) -> list[Finding]:
         """
         What this machine and this store are like, with a hint for each thing that is not as it should be.

@@ -1,0 +1,210 @@
+"""
+The store as an OCI image layout: ``oci-layout`` and ``index.json`` in the root, for readers from outside.
+
+``index.json`` follows the database and is never in its way. A commit only notes that there was one; some time later,
+once for all that came meanwhile, or when the store is closed, the file is written beside its place and renamed. It may
+be behind, after a crash for longer: whoever opens the store next, or `ullage index`, makes it right. Nothing here reads
+it but for the state that it was written of.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from ullage.archive import INDEX, LAYOUT, LAYOUT_FILE
+from ullage.errors import ImageError, StoreBusy
+from ullage.ingest import translated
+from ullage.locks import FileLock
+from ullage.manifest import OCI_INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ullage.repository import ImageRepository
+
+__all__ = ["LayoutIndex"]
+
+_log = logging.getLogger(__name__)
+
+#: How long after a change the file is written: what follows until then is in it too.
+_DELAY_SECONDS: Final = 1.0
+#: Of a large store it is written less often, so that it takes one part in so many of the time.
+_SHARE: Final = 20
+#: How long to wait for another process that is writing it.
+_PATIENCE_SECONDS: Final = 0.2
+_STATE_BYTES: Final = 1024
+_LOCK: Final = "index.lock"
+
+
+class LayoutIndex:
+    """
+    Keeps the ``index.json`` of one open store.
+    """
+
+    def __init__(self, repository: ImageRepository, root: Path) -> None:
+        self._repository = repository
+        self._root = root
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._is_behind = False
+        self._closed = False
+        self._delay_seconds = _DELAY_SECONDS
+
+    # ------------------------------------------------------------------ by itself
+
+    def note(self) -> None:
+        """
+        The database was changed: the file is, too, some time later. Costs next to nothing, and never fails.
+        """
+        if self._pid != os.getpid():
+            self._begin()  # in a forked child: the parent's timer is the parent's
+        if self._timer is not None:
+            self._is_behind = True
+            return
+        with self._mutex:
+            self._is_behind = True
+            if self._timer is None and not self._closed:
+                self._start()
+
+    def look(self) -> None:
+        """
+        Whether the file is behind as the store is opened: somebody died, or typed in the shell.
+        """
+        try:
+            if self._written_state() != self._repository.layout_state():
+                self.note()
+        except ImageError as error:
+            _log.info("nobody can say whether %s is behind: %s", INDEX, error)
+
+    def close(self) -> None:
+        """
+        Write what is not written yet, and stop. Never fails.
+        """
+        if self._pid != os.getpid():
+            return
+        with self._mutex:
+            self._closed = True
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+            timer.join()
+        if self._is_behind:
+            self._write_quietly()
+
+    def _start(self) -> None:
+        timer = threading.Timer(self._delay_seconds, self._due)
+        timer.name = "ullage-index"
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError as error:  # no more threads: closing writes it
+            _log.info("%s is written later: %s", INDEX, error)
+            return
+        self._timer = timer
+
+    def _due(self) -> None:
+        self._is_behind = False
+        started = time.monotonic()
+        done = self._write_quietly()
+        self._delay_seconds = max(_DELAY_SECONDS, _SHARE * (time.monotonic() - started))
+        with self._mutex:
+            self._timer = None
+            # What was changed meanwhile may be in it or not.
+            if (self._is_behind or not done) and not self._closed:
+                self._is_behind = True
+                self._start()
+
+    def _write_quietly(self) -> bool:
+        """
+        Whether it got its turn. A failure is no business of whoever changed the store, for the file may be behind.
+        """
+        try:
+            return self._write()
+        except ImageError as error:
+            _log.warning("%s stays as it is: %s", INDEX, error)
+        return True
+
+    # ------------------------------------------------------------------ now
+
+    def write(self, *, timeout_seconds: float) -> bool:
+        """
+        Make the file what the database says now, whatever it is; False where it has been so already.
+
+        Raises:
+            StoreBusy: another process was writing it for too long.
+            StoreError: it cannot be written.
+        """
+        with self._turn(timeout_seconds) as lock:
+            if lock is None:
+                raise StoreBusy(
+                    f"another process has been writing {INDEX} for {timeout_seconds:g} s",
+                    waited_seconds=timeout_seconds,
+                )
+            document = _document(*self._repository.layout_entries())
+            path = self._root / INDEX
+            is_behind = not path.exists() or path.read_bytes() != document
+            if is_behind:
+                self._replace(INDEX, document)
+        return is_behind
+
+    def _write(self) -> bool:
+        with self._turn(_PATIENCE_SECONDS) as lock:
+            # Read with the lock: whoever writes last has read last.
+            if lock is not None and self._written_state() != self._repository.layout_state():
+                self._replace(INDEX, _document(*self._repository.layout_entries()))
+            return lock is not None
+
+    @contextmanager
+    def _turn(self, timeout_seconds: float) -> Iterator[FileLock | None]:
+        with translated():
+            lock = FileLock.acquire(self._root / _LOCK, timeout_seconds=timeout_seconds)
+            try:
+                if lock is not None:
+                    self._replace(LAYOUT_FILE, LAYOUT, unless_there=True)
+                yield lock
+            finally:
+                if lock is not None:
+                    lock.release()
+
+    def _replace(self, name: str, content: bytes, *, unless_there: bool = False) -> None:
+        if unless_there and (self._root / name).exists():
+            return
+        beside = self._root / f"{name}.new"
+        with beside.open("wb", buffering=0) as file:
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+            # Or a power cut could leave an empty file under the name, and that is worse than an old one.
+            os.fdatasync(file.fileno())
+        beside.rename(self._root / name)
+
+    def _written_state(self) -> str:
+        """
+        What the file was written of; '' for one that is not there, or not ours.
+        """
+        with translated():
+            try:
+                with (self._root / INDEX).open("rb", buffering=0) as file:
+                    head = file.read(_STATE_BYTES)
+            except FileNotFoundError:
+                return ""
+        _, found, rest = head.partition(_HEAD)
+        return rest.partition(b'"')[0].decode("ascii", "replace") if found else ""
+
+
+#: The state stands at the very start, where it is read without the rest.
+_HEAD: Final = f'{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","annotations":{{"ullage.state":"'.encode()
+
+
+def _document(state: str, entries: str) -> bytes:
+    return b'%s%s"},"manifests":[%s]}' % (_HEAD, state.encode(), entries.encode())

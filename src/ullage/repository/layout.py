@@ -1,0 +1,95 @@
+"""
+What the store's ``index.json`` says: one descriptor for each name, and all that a salvage needs to know of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import TextClause, text
+
+from ullage.repository.records import Records
+
+__all__ = ["Layout"]
+
+# Changes whenever a name comes, goes or moves, an image comes or goes, or is pinned or not: rows are numbered once.
+_NAMES: Final = (
+    "count(*) || '-' || ifnull(max(id), 0) || '-' || total(id * manifest_id)"
+    " || '-' || ifnull(max(updated_at), '')"
+)
+_STATE: Final = text(
+    f"SELECT uuid || '.' || (SELECT {_NAMES} FROM repo_tags) || '.' || (SELECT {_NAMES} FROM repo_digests)"
+    " || '.' || (SELECT count(*) || '-' || ifnull(max(id), 0) || '-' || total(id * id * pinned) FROM images)"
+    " || '.' || (SELECT count(*) || '-' || ifnull(max(id), 0) FROM manifests)"
+    " FROM store"
+)
+
+# Written by SQLite, which takes a tenth of the time that Python does. What is text of ours is quoted all the same: the
+# shell may have put anything there.
+_DESCRIPTOR: Final = (
+    '\'{"mediaType":\' || json_quote(m.media_type) || \',"digest":"\' || m.digest || \'","size":\' || b.size'
+)
+_NAMED: Final = (
+    ' || \',"annotations":{"org.opencontainers.image.ref.name":\' || json_quote(r.reference)'
+    " || CASE WHEN r.digest <> m.digest THEN ',\"ullage.resolved\":\"' || r.digest || '\"' ELSE '' END"
+    " || CASE WHEN r.platform IS NOT NULL THEN ',\"ullage.platform\":' || json_quote(r.platform) ELSE '' END"
+)
+_CONTAINERD: Final = " || ',\"io.containerd.image.name\":' || json_quote(r.reference)"
+_IMAGE: Final = (
+    " || ',\"ullage.image\":\"' || i.image_id || '\"'"
+    " || CASE WHEN i.pinned THEN ',\"ullage.pinned\":\"true\"' ELSE '' END"
+    " || ifnull((SELECT ',\"ullage.indexes\":\"' || group_concat(x.digest, ' ') || '\"' FROM manifest_blobs AS e"
+    " JOIN blobs AS x ON x.id = e.blob_id WHERE e.manifest_id = m.id AND e.role = 'index' HAVING count(*)), '')"
+    " || '}}'"
+)
+_FROM: Final = (
+    " JOIN images AS i ON i.id = m.image_id JOIN blobs AS b ON b.digest = m.digest AND b.state = 'ready'"
+    " WHERE m.complete = 1"
+)
+
+
+def _named(table: str, extra: str = "") -> str:
+    return (
+        f"SELECT {_DESCRIPTOR}{_NAMED}{extra}{_IMAGE} AS entry"
+        f" FROM {table} AS r CROSS JOIN manifests AS m ON m.id = r.manifest_id{_FROM} ORDER BY r.reference"
+    )
+
+
+def _joined(statement: str) -> TextClause:
+    # One string, put together where no other thread waits for it.
+    return text(f"SELECT ifnull(group_concat(entry, char(44, 10)), '') FROM ({statement})")
+
+
+_STATEMENTS: Final = (
+    _joined(_named("repo_tags", _CONTAINERD)),
+    _joined(_named("repo_digests")),
+    # What no name leads to is here as well.
+    _joined(
+        f"SELECT {_DESCRIPTOR} || ',\"annotations\":{{' || substr(''{_IMAGE}, 2) AS entry"
+        f" FROM manifests AS m{_FROM}"
+        " AND NOT EXISTS (SELECT 1 FROM repo_tags AS r WHERE r.manifest_id = m.id)"
+        " AND NOT EXISTS (SELECT 1 FROM repo_digests AS r WHERE r.manifest_id = m.id) ORDER BY m.id"
+    ),
+)
+
+
+class Layout(Records):
+    """
+    The part of `ImageRepository` that tells readers from outside what is here.
+    """
+
+    def layout_state(self) -> str:
+        """
+        What tells one content of ``index.json`` from another, in printable characters. One read.
+        """
+        with self._database.read() as connection:
+            return str(connection.execute(_STATE).scalar_one())
+
+    def layout_entries(self) -> tuple[str, str]:
+        """
+        That, and the descriptors of the moment, as JSON with commas between: tags, digests, what has no name. One read.
+        """
+        with self._database.read() as connection:
+            state = str(connection.execute(_STATE).scalar_one())
+            parts = [connection.execute(statement).scalar_one() for statement in _STATEMENTS]
+            return state, ",\n".join(part for part in parts if part)
