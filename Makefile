@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture powerloss protos bench-unpack compare lint format venv clean
+.PHONY: help demo test torture powerloss protos bench-cri cri-versions bench-unpack compare lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
@@ -20,6 +20,8 @@ help:
 	@echo 'make protos  compile the messages of the CRI server, after a change to a .proto'
 	@echo 'make bench-unpack  how fast layers become directories, beside GNU tar, umoci, containerd'
 	@echo 'make compare  real images unpacked by ullage, umoci and GNU tar, file by file: IMAGES="LAYOUT:TAG ..."'
+	@echo 'make bench-cri     64 clients at the CRI server for a minute: CLIENTS=1000 SECONDS=20'
+	@echo 'make cri-versions  the tests of the CRI server with the releases of gRPC and protobuf that it promises'
 	@echo 'make lint    ruff, mypy and the floors'
 	@echo 'make format  let ruff lay the code out'
 	@echo 'make venv    make $(VENV) with all the tools, and nothing else'
@@ -52,6 +54,19 @@ bench-unpack: $(VENV)/.developing
 
 compare: $(VENV)/.developing
 	$(BIN)/python benchmarks/compare_unpack.py $(IMAGES)
+
+bench-cri: $(VENV)/.developing
+	$(BIN)/python benchmarks/cri_load.py --clients $(or $(CLIENTS),64) --seconds $(or $(SECONDS),60)
+
+# The oldest of each, and each major release of protobuf since.
+cri-versions: $(VENV)/.developing
+	@set -e; for pair in 1.60.0:4.25.3 1.70.0:5.29.5 1.85.1:6.33.0; do \
+	    place=$$(mktemp -d); \
+	    $(PIP) install --no-deps --target $$place grpcio==$${pair%:*} protobuf==$${pair#*:} typing_extensions; \
+	    echo "grpcio $${pair%:*}, protobuf $${pair#*:}"; \
+	    PYTHONPATH=$$place $(BIN)/python -m pytest -q -n auto tests/cri -k 'not proto_files_say'; \
+	    rm -rf $$place; \
+	done
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from ullage.access import AccessKey
 from ullage.digest import Digest, Hasher, digest_of
 from ullage.errors import DigestMismatch, InvalidManifest, NoMatchingPlatform, SizeMismatch, StoreCorrupt
 from ullage.manifest import (
@@ -162,7 +163,7 @@ class Resolver:
     Args:
         asked: the platform that the caller asked for; None for this machine's.
         every: every platform's image, beside the one that the reference is to denote.
-        look_only: give no names to what turns out to be here; plan it like everything else.
+        look_only: give no names to what turns out to be here, and record nothing; plan it like everything else.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class Resolver:
         self._asked = asked
         self._every = every
         self._look_only = look_only
+        self._key = None if look_only else AccessKey(files.root)
         self._platform = Platform.of_host() if asked is None else asked
         self._configs: dict[Digest, bytes] = {}
 
@@ -221,10 +223,33 @@ class Resolver:
             known = self._repository.known(
                 reference, platform=platform, digest=digest, or_unasked=asked is None
             )
-        if known is not None or not self._repository.ready(digest):
-            return known
+        if known is not None:
+            return self._granted(known)
+        if not self._repository.ready(digest):
+            return None
         origin = Origin(self._repo.served_by, self._repo.received_from)
         return self._repository.adopt(self._naming(digest, self._platform), asked=asked, origin=origin)
+
+    def _granted(self, status: ImageStatus) -> ImageStatus:
+        """
+        An image that keeps its name, with a record of whom its registry served just now.
+        """
+        reference, credential = self._target.reference, self._credential()
+        assert reference is not None, "it was found by that"
+        if credential is not None and (reference.name, credential) not in self._repository.access_to(
+            status.id
+        ):
+            self._repository.grant(status.id, reference.name, credential)
+        return status
+
+    def _credential(self) -> str | None:
+        """
+        What to record of whom the registry served. Imported images are everybody's.
+        """
+        if self._key is None:
+            return None
+        reference = self._target.reference
+        return self._key.record_of("" if reference is None else reference.domain, self._repo.served)
 
     def _plan(self, top: Manifest | Index) -> Plan:
         self._check_subject(top)
@@ -280,6 +305,7 @@ class Resolver:
                 repo_tag=None,
                 digest=manifest.digest,
                 platform=None,
+                credential=self._credential(),
             ),
         )
 
@@ -293,6 +319,7 @@ class Resolver:
             repo_tag=None if reference is None or reference.digest else str(reference),
             digest=digest,
             platform=None if platform is None else platform.normalised().format_all(),
+            credential=self._credential(),
         )
 
     def _check_subject(self, top: Manifest | Index) -> None:

@@ -1,7 +1,7 @@
 -- A store at head, as sqlite_schema has it. Not written by hand: see tests/support/schema.py.
 
 PRAGMA application_id = 1970039911; -- 'ullg'
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 CREATE TABLE store (
   -- The one row: the limit, and counters that triggers keep. View: storage_usage.
@@ -311,6 +311,19 @@ CREATE TABLE blob_sources (
   CONSTRAINT pk_blob_sources PRIMARY KEY (blob_id),
   CONSTRAINT fk_blob_sources_blob_id_blobs FOREIGN KEY (blob_id) REFERENCES blobs (id)
 ) STRICT;
+
+CREATE TABLE access (
+  -- Whose credentials an image was fetched with. Its registry is asked about everybody else, who is told that it is not here.
+  image_id INTEGER NOT NULL,
+  repo TEXT NOT NULL, -- domain and path that it was fetched from; empty: imported without a name
+  credential TEXT NOT NULL, -- HMAC-SHA-256 of registry and credentials; empty: none were asked for, so everybody may
+  verified_at TEXT NOT NULL, -- when the registry last said so
+  CONSTRAINT pk_access PRIMARY KEY (image_id, repo, credential),
+  CONSTRAINT fk_access_image_id_images FOREIGN KEY (image_id) REFERENCES images (id),
+  CONSTRAINT ck_access_credential CHECK (
+    length(credential) = length(CAST(credential AS BLOB)) AND length(credential) IN (0, 64) AND credential NOT GLOB '*[^0-9a-f]*'),
+  CONSTRAINT ck_access_verified_at CHECK (length(verified_at) = length(CAST(verified_at AS BLOB)) AND substr(verified_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND verified_at > '0001' AND substr(verified_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(verified_at, 1, 19), '+0 days'))
+) STRICT, WITHOUT ROWID;
 
 CREATE INDEX ix_images_last_used_at ON images (last_used_at) WHERE pinned = 0;
 
@@ -931,6 +944,24 @@ BEGIN SELECT RAISE(ABORT, 'ullage: where a blob came from is said of that blob')
 
 CREATE TRIGGER blob_sources_gone AFTER DELETE ON blobs BEGIN
   DELETE FROM blob_sources WHERE blob_id = OLD.id;
+END;
+
+CREATE TRIGGER access_sound BEFORE INSERT ON access
+WHEN NOT EXISTS (SELECT 1 FROM images WHERE id = NEW.image_id)
+BEGIN SELECT RAISE(ABORT, 'ullage: access is to images that are here'); END;
+
+CREATE TRIGGER access_immutable BEFORE UPDATE ON access
+WHEN NEW.image_id IS NOT OLD.image_id OR NEW.repo IS NOT OLD.repo OR NEW.credential IS NOT OLD.credential
+BEGIN SELECT RAISE(ABORT, 'ullage: access is given or taken away, and not passed on'); END;
+
+CREATE TRIGGER access_trimmed AFTER INSERT ON access BEGIN
+  DELETE FROM access WHERE image_id = NEW.image_id AND repo = NEW.repo AND credential IN (
+    SELECT credential FROM access WHERE image_id = NEW.image_id AND repo = NEW.repo
+     ORDER BY verified_at DESC, credential LIMIT -1 OFFSET 64);
+END;
+
+CREATE TRIGGER access_gone AFTER DELETE ON images BEGIN
+  DELETE FROM access WHERE image_id = OLD.id;
 END;
 
 CREATE VIEW storage_usage AS

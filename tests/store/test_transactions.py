@@ -267,7 +267,9 @@ METHODS = {
     "remove_stray": (completed, lambda r: r.remove_stray([CONTENT["layer"]], nothing, ingests_only=False), 1),
     "is_torn": (completed, lambda r: r.is_torn(CONTENT["layer"], 1, lambda: 1), 1),
     "discard_partial": (completed, lambda r: r.discard_partial(CONTENT["layer"], nothing), 1),
-    "repair_rows": (completed, lambda r: r.repair_rows(), 45),
+    "access_to": (completed, lambda r: r.access_to(1), 3),
+    "grant": (completed, lambda r: r.grant(1, "example.com/app", "a" * 64), 2),
+    "repair_rows": (completed, lambda r: r.repair_rows(), 46),
 }
 
 

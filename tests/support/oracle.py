@@ -35,6 +35,7 @@ TABLES = (
     "history",
     "acting",
     "blob_sources",
+    "access",
 )
 NUMBERED = (
     "images",

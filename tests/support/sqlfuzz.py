@@ -63,6 +63,7 @@ _KEYS = {
     "history": ("id",),
     "acting": ("one",),
     "blob_sources": ("blob_id",),
+    "access": ("image_id, repo, credential",),
 }
 # Said on purpose, and so never said by chance.
 _FORGED = {

@@ -33,6 +33,7 @@ TABLES = (
     "tree_ingests",
     "acting",
     "blob_sources",
+    "access",
 )
 
 

@@ -106,6 +106,7 @@ _LINE = (
     "SELECT event || ' ' || reference || coalesce(owner, ' by nobody') FROM history ORDER BY id DESC LIMIT 1"
 )
 _ACTING = "INSERT INTO acting (at, event, detail, owner, pid) VALUES ('{now}', 'evicted', 'age', 'me', 7)"
+_ACCESS = "INSERT INTO access VALUES ({{image}}, 'example.com/typed', '" + "f" * 64 + "', {0})"
 _HAPPENED = "INSERT INTO history (at, event) VALUES ({0}, 'repaired')"
 _MOVED = (
     "UPDATE repo_tags SET image_id = {held}, manifest_id = {held_manifest}, digest = (SELECT digest FROM manifests"
@@ -225,6 +226,10 @@ GUARDS = (
     Typed("history_immutable", "what happened, happened", "UPDATE history SET owner = 'somebody else', event = 'removed'", "what happened stays as it was; it may be deleted"),
     Typed("blob_sources_sound", "nothing came from anywhere that is not here", "INSERT OR REPLACE INTO blob_sources VALUES (999, 'example.com')", "where a blob came from is known of blobs that are here"),
     Typed("blob_sources_immutable", "nor is it said of another blob", "UPDATE blob_sources SET blob_id = {kept} WHERE blob_id = {leased}", "where a blob came from is said of that blob"),
+    Typed("access_sound", "nobody has access to what is not here", "INSERT OR REPLACE INTO access VALUES (999, 'example.com/app', '', '{now}')", "access is to images that are here"),
+    Typed("access_immutable", "what one may, another may not", "UPDATE OR REPLACE access SET image_id = {held} WHERE image_id = {image}", "access is given or taken away, and not passed on"),
+    Typed("access_immutable", "nor from elsewhere", "UPDATE access SET repo = 'example.com/other'", "access is given or taken away, and not passed on"),
+    Typed("access_immutable", "nor is it everybody's by the way", "UPDATE access SET credential = hex(zeroblob(32))", "access is given or taken away, and not passed on"),
     Typed("ingests_stay", "a live reservation stays, and so does a partial blob", "DELETE FROM ingests", "an ingest ends with its lease, or is discarded by ullage gc with its file"),
     Typed("store_ledger", "nor those of trees", "UPDATE store SET tree_inodes = 0, reserved_inodes = 0", _COUNTED),
     Typed("store_limit", "so does what a tree grows by", "UPDATE tree_ingests SET reserved_bytes = reserved_bytes + 50000 WHERE chain_id = '{growing}'", "storage limit exceeded"),
@@ -322,6 +327,8 @@ EFFECTS = (
     Typed("history_unpacked", "what is unpacked is on record", "INSERT INTO manifest_trees SELECT id, 0, {tree_kept} FROM manifests WHERE image_id = {nameless}", given=_COMPLETES, gives=("SELECT h.event || h.owner || (i.id = {nameless}) FROM history AS h JOIN images AS i USING (image_id) ORDER BY h.id DESC LIMIT 1", "unpackedalive1")),
     Typed("history_trimmed", "the record is so long and no longer", _HAPPENED.format("'{now}'"), given=("INSERT INTO history (at, event) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 10100) SELECT '{now}', 'repaired' FROM n",), gives=("SELECT count(*) FROM history", "10000")),
     Typed("history_trimmed", "nor does it go back further than a year", _HAPPENED.format("strftime('%Y-%m-%dT%H:%M:%f000Z', '{now}', '+366 days')"), gives=("SELECT min(id) FROM history", "3")),
+    Typed("access_gone", "who might use an image goes with it", "DELETE FROM images WHERE id = {image}", gives=("SELECT count(*) FROM access WHERE image_id = {image}", "0")),
+    Typed("access_trimmed", "passwords come and go, and the record does not grow without end", _ACCESS.format("'{now}'"), given=("INSERT INTO access WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 80) SELECT {image}, 'example.com/typed', printf('%064x', i), '2026-01-01T00:00:00.000000Z' FROM n",), gives=("SELECT count(*) || max(credential) FROM access WHERE repo = 'example.com/typed'", "64" + "f" * 64)),
     Typed("blob_sources_gone", "where a blob came from goes with it", "UPDATE blobs SET state = 'swept' WHERE id = {doomed}", gives=("SELECT count(*) FROM blob_sources WHERE blob_id = {doomed}", "0")),
 )
 
@@ -336,6 +343,8 @@ FREEDOMS = (
     Typed("lease_images_sound", "a hold may hold one more", "INSERT INTO lease_images VALUES ({hold}, {image})"),
     Typed("lease_blobs_sound", "a lease may keep one more", "INSERT OR REPLACE INTO lease_blobs VALUES ({live}, {garbage})"),
     Typed("lease_trees_sound", "or a tree", "INSERT OR REPLACE INTO lease_trees VALUES ({live}, {tree_garbage})"),
+    Typed("access_sound", "access may be given by hand", _ACCESS.format("'{now}'")),
+    Typed("access_immutable", "and taken away", "DELETE FROM access"),
     Typed("history_immutable", "history may be cut", "DELETE FROM history"),
     Typed("blob_sources_immutable", "whoever knows better may say so", "UPDATE blob_sources SET host = 'mirror.example.com'"),
     Typed("leases_numbered", "an id of -1 by hand does not stop every id to come", _NEW_LEASE.format("", ""), given=(_NEW_LEASE.format(*_NEGATIVE).replace("INSERT", "INSERT OR IGNORE"),)),
@@ -410,6 +419,8 @@ CHECKS = (
     Typed("ck_history_id", "no id of -1", "INSERT INTO history (id, at, event) VALUES (-1, '{now}', 'pulled')", "CHECK constraint failed: ck_history_id"),
     Typed("ck_history_at", "a time", _HAPPENED.format(_NO_TIME), "CHECK constraint failed: ck_history_at"),
     Typed("ck_history_event", "one of those that there are", "INSERT INTO history (at, event) VALUES ('{now}', 'fun')", "CHECK constraint failed: ck_history_event"),
+    Typed("ck_access_credential", "a hash, or nothing", _ACCESS.format("'{now}'").replace("f" * 64, "secret"), "CHECK constraint failed: ck_access_credential"),
+    Typed("ck_access_verified_at", "a time", _ACCESS.format(_NO_TIME), "CHECK constraint failed: ck_access_verified_at"),
     Typed("ck_acting_one", "one acts at a time", _ACTING.replace("(at", "(one, at").replace("('{now}'", "(2, '{now}'"), "CHECK constraint failed: ck_acting_one"),
     Typed("ck_acting_at", "what would not go into the history", _ACTING.replace("'{now}'", _NO_TIME), "CHECK constraint failed: ck_acting_at"),
     Typed("ck_acting_event", "is not said either", _ACTING.replace("'evicted'", "'fun'"), "CHECK constraint failed: ck_acting_event"),
@@ -420,6 +431,7 @@ KEYS = (
     Typed("pk_history", "one line of an id", "INSERT INTO history SELECT * FROM history", f"{_UNIQUE}history.id", at=BARE),
     Typed("pk_acting", "one acts at a time", "INSERT INTO acting (one, at, owner, pid) VALUES (1, '{now}', 'he', 1), (1, '{now}', 'she', 2)", f"{_UNIQUE}acting.one"),
     Typed("pk_blob_sources", "a blob came from one host", "INSERT INTO blob_sources SELECT blob_id, 'example.com' FROM blob_sources", f"{_UNIQUE}blob_sources.blob_id"),
+    Typed("pk_access", "recorded once", "INSERT INTO access SELECT * FROM access", f"{_UNIQUE}access.image_id, access.repo, access.credential"),
     Typed("pk_store", "one row", "INSERT INTO store SELECT * FROM store", f"{_UNIQUE}store.one", at=BARE),
     Typed("pk_manifest_blobs", "one edge at a position", "INSERT INTO manifest_blobs VALUES ({manifest}, 0, {kept}, 'layer', 'x')", f"{_UNIQUE}manifest_blobs.manifest_id, manifest_blobs.position", at=BARE),
     Typed("pk_lease_blobs", "kept once", "INSERT INTO lease_blobs VALUES ({live}, {kept})", f"{_UNIQUE}lease_blobs.lease_id, lease_blobs.blob_id"),
@@ -440,6 +452,7 @@ KEYS = (
 _NOWHERE = "FOREIGN KEY constraint failed"
 # Our own connections have these beside the triggers: what a migration rebuilds is checked by them.
 FOREIGN_KEYS = (
+    Typed("fk_access_image_id_images", "to an image", "UPDATE access SET image_id = 999 WHERE image_id = {image}", _NOWHERE, at=BARE),
     Typed("fk_blob_sources_blob_id_blobs", "of a blob", "UPDATE blob_sources SET blob_id = 999 WHERE blob_id = {leased}", _NOWHERE, at=BARE),
     Typed("fk_manifests_image_id_images", "of an image", "UPDATE manifests SET image_id = 999 WHERE id = {manifest}", _NOWHERE, at=BARE),
     Typed("fk_manifest_blobs_manifest_id_manifests", "of a manifest", "UPDATE manifest_blobs SET manifest_id = 999 WHERE manifest_id = {manifest}", _NOWHERE, at=BARE),

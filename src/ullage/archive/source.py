@@ -177,6 +177,12 @@ class SourceRepo:
         None of it came over a network.
         """
 
+    @property
+    def served(self) -> None:
+        """
+        Nobody was asked who they are.
+        """
+
     def distrust(self, digest: Digest) -> bool:  # noqa: ARG002 -- as a registry's repo has it
         """
         Whether there is another copy to ask for: there is none.

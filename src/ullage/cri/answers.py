@@ -77,6 +77,7 @@ def as_info(service: ImageService, status: ImageStatus) -> dict[str, str]:
         (figures,) = service.image_storage(status)
         storage = {
             "compressedBytes": figures.size,
+            "unpackedBytes": figures.tree_bytes,
             "exclusiveBytes": figures.exclusive_bytes,
             "sharedBytes": figures.shared_bytes,
         }

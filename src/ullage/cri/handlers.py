@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Handlers"]
 
 _READERS: Final = 8
-_WRITERS: Final = 4
+_WRITERS: Final = 16
 #: gRPC says "no deadline" as None or as a time beyond the end of the universe.
 _NO_DEADLINE_SECONDS: Final = 10 * 365 * 86400.0
 

@@ -80,7 +80,8 @@ class Images:
         # Nobody but a registry can say what a tag denotes now. A digest denotes what it always did; whether these
         # credentials give a right to it is another matter, and where that is not known the registry is asked.
         by_digest = spec.normalised().digest is not None
-        policy = PullPolicy.IF_NOT_PRESENT if by_digest else PullPolicy.ALWAYS
+        known = by_digest and self._service.may_use(spec, auth)
+        policy = PullPolicy.IF_NOT_PRESENT if known else PullPolicy.ALWAYS
         started = time.monotonic()
         outcome = "INTERNAL"
         fetched = _Fetched()

@@ -4,7 +4,9 @@ The registry client: the only HTTP in this package.
 
 from ullage.registry.client import RegistryClient
 from ullage.registry.credentials import CredentialFiles
+from ullage.registry.endpoint import registry_name
 from ullage.registry.fetched import FetchedHead, FetchedManifest
+from ullage.registry.identity import Credentials, credentials_for
 from ullage.registry.repo import RegistryRepo
 from ullage.registry.request import Stream
 from ullage.registry.stream import BlobStream
@@ -14,6 +16,7 @@ from ullage.registry.upload import NoChunks, Upload
 __all__ = [
     "BlobStream",
     "CredentialFiles",
+    "Credentials",
     "FetchedHead",
     "FetchedManifest",
     "NoChunks",
@@ -22,4 +25,6 @@ __all__ = [
     "RegistryTarget",
     "Stream",
     "Upload",
+    "credentials_for",
+    "registry_name",
 ]

@@ -96,6 +96,8 @@ class Authorizer:
         self._route: Route | None = None
         self._finding = threading.Lock()
         self._found: tuple[float, Credentials] | None = None
+        #: Whom the host serves here; None for anybody, which is what a token that was sold to anybody says, too.
+        self.served: Credentials | None = None
         #: The last ones: tokens come and go for as long as a service runs.
         self._secrets: deque[str] = deque(maxlen=16)
 
@@ -118,12 +120,13 @@ class Authorizer:
                 self._token = self._buy(self._token.wanted, self._known(line), line)
             return self._token.header if self._token else None
 
-    def at_once(self, header: str) -> None:
+    def at_once(self, given: Credentials) -> None:
         """
-        Send *header* before it is asked for: a token that was given to us for this host.
+        Send the token in *given* before it is asked for: it was given to us for this host.
         """
-        self._hide(header.partition(" ")[2])
-        self._basic = header
+        self._hide(given.registry_token)
+        self._basic = f"Bearer {given.registry_token}"
+        self.served = given
 
     def respond(self, refused: Refusal, *, used: str | None, tried: set[str], line: Line) -> str:
         """
@@ -159,6 +162,7 @@ class Authorizer:
             tried.add("basic")
             with self._lock:
                 self._basic = basic
+                self.served = known
             return basic
         raise AuthenticationFailed(
             f"{refused.doing}: {_why(known, challenges, used)}{said(refused.errors)}",
@@ -195,6 +199,7 @@ class Authorizer:
         counter = Counter(line.transport, line.group, line.patience, line.route, purpose)
         token = counter.buy(wanted, known, refused=_refused(known))
         self._hide(token.header.removeprefix("Bearer "))
+        self.served = known or None
         return token
 
     def _known(self, line: Line) -> Credentials:

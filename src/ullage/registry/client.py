@@ -197,7 +197,7 @@ class RegistryClient:
 
         authorizer = Authorizer(find, path=path, actions=actions, own_scope=host.own_scope)
         if given.registry_token:
-            authorizer.at_once(f"Bearer {given.registry_token}")
+            authorizer.at_once(given)
         return authorizer
 
     def _connect(self) -> Transport:

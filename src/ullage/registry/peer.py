@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ullage.registry.answers import Errors
     from ullage.registry.auth import Authorizer
     from ullage.registry.hosts import Host
+    from ullage.registry.identity import Credentials
     from ullage.registry.patience import Patience
     from ullage.registry.request import Group, Stream
     from ullage.registry.transport import Answer, Transport
@@ -75,6 +76,13 @@ class Peer:
     @property
     def name(self) -> str:
         return self.host.name
+
+    @property
+    def served(self) -> Credentials | None:
+        """
+        Whom it serves when we ask: somebody with these credentials, or anybody.
+        """
+        return self._authorizer.served
 
     def send(
         self,

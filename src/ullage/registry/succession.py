@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ullage.digest import Digest
+    from ullage.registry.identity import Credentials
     from ullage.registry.patience import Patience
     from ullage.registry.peer import Peer
     from ullage.registry.stream import Opened
@@ -46,6 +47,7 @@ class Succession:
         self._first: dict[str, int] = {}
         self._down: set[Peer | Elsewhere] = set()
         self._served: dict[Digest, Peer | Elsewhere] = {}
+        self._told_by: Peer | None = None
         #: How many bytes of manifests and blobs came from each host; what came twice counts twice.
         self.received_from: dict[str, int] = {}
 
@@ -56,6 +58,13 @@ class Succession:
         """
         with self._lock:
             return {digest: peer.name for digest, peer in self._served.items()}
+
+    @property
+    def served(self) -> Credentials | None:
+        """
+        Whom we were served as by the host that said what the reference is; None where it would have told anybody.
+        """
+        return None if self._told_by is None else self._told_by.served
 
     def _count(self, host: str, received_bytes: int) -> None:
         with self._lock:
@@ -169,6 +178,8 @@ class Succession:
 
     def _start_with(self, kind: str, peer: Peer) -> None:
         with self._lock:
+            if self._told_by is None and kind in {"resolve", "manifests"}:
+                self._told_by = peer
             self._first[kind] = max(self._first.get(kind, 0), self._peers.index(peer))
 
     def _pass_over(self, kind: str, peer: Peer) -> None:

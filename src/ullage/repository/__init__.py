@@ -9,6 +9,7 @@ one; a pull of bytes has two, `admit` and `complete`.
 
 from __future__ import annotations
 
+from ullage.repository.access import Access
 from ullage.repository.acting import owner_name
 from ullage.repository.admission import Claims
 from ullage.repository.eviction import Eviction
@@ -58,6 +59,7 @@ class ImageRepository(
     Serving,
     Storage,
     History,
+    Access,
 ):
     """
     The rows of one store.

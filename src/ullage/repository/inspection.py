@@ -16,6 +16,7 @@ from ullage.repository.history import note_sources
 from ullage.repository.records import Records
 from ullage.repository.tree_inspection import repair_trees
 from ullage.schema import (
+    access,
     blob_sources,
     blobs,
     images,
@@ -293,6 +294,7 @@ def _drop_orphans(connection: Connection) -> None:
         (manifests, manifests.c.image_id, images),
         (manifest_blobs, manifest_blobs.c.manifest_id, manifests),
         (blob_sources, blob_sources.c.blob_id, blobs),
+        (access, access.c.image_id, images),
         (lease_blobs, lease_blobs.c.lease_id, leases),
         (lease_images, lease_images.c.lease_id, leases),
     ):

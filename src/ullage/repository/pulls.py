@@ -17,6 +17,7 @@ from sqlalchemy import insert, select, text, update
 
 from ullage.digest import Digest
 from ullage.errors import StoreCorrupt
+from ullage.repository.access import grant
 from ullage.repository.admission import BLOBS, Admission, Untouched, as_json
 from ullage.repository.history import Origin, note_sources
 from ullage.repository.images import name_image
@@ -301,9 +302,11 @@ class Pulls(Records):
             raise StoreCorrupt("blobs of a live pull are gone from the database")
 
     def _name(self, connection: Connection, naming: Naming, *, image_row_id: int, manifest_id: int) -> None:
+        now = self._now()
+        if naming.credential is not None:
+            grant(connection, image_row_id, naming.repo, naming.credential, now)
         if naming.repo is None:
             return
-        now = self._now()
         resolved: dict[str, Any] = {
             "manifest_id": manifest_id,
             "digest": naming.digest,

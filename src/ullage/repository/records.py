@@ -76,7 +76,7 @@ class Naming:
 
     ``repo`` is None for an image that gets no name; ``repo_tag`` for a pull by digest. ``repo_digest`` names
     ``digest``, an index's or a manifest's.
-    ``platform`` is the one that was asked for.
+    ``platform`` is the one that was asked for. ``credential`` is what to record of whom its registry served.
     """
 
     spec_image_name: str
@@ -86,6 +86,7 @@ class Naming:
     repo_tag: str | None
     digest: Digest
     platform: str | None
+    credential: str | None = None
 
     @property
     def repo_digest(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from ullage.schema.tables import (
+    access,
     acting,
     blob_sources,
     blobs,
@@ -49,6 +50,7 @@ __all__ = [
     "HEAD_REVISION",
     "LEVEL",
     "REVISIONS",
+    "access",
     "accounting_drift",
     "acting",
     "blob_sources",
@@ -83,7 +85,7 @@ __all__ = [
 ]
 
 #: The revisions that this release knows, in order.
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 #: The one that it writes.
 HEAD_REVISION: Final = REVISIONS[-1]
 #: Its ordinal, which is ``user_version`` of the store: what releases compare that do not know each other's revisions.

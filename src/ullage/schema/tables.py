@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 __all__ = [
+    "access",
     "acting",
     "blob_sources",
     "blobs",
@@ -328,4 +329,16 @@ blob_sources = _table(
     "blob_sources",
     Column("blob_id", Integer, ForeignKey(blobs.c.id), primary_key=True),
     _text("host"),
+)
+
+access = Table(
+    "access",
+    metadata,
+    _to("image_id", images),
+    _text("repo"),
+    _text("credential"),
+    _text("verified_at"),
+    PrimaryKeyConstraint("image_id", "repo", "credential"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ullage.access import AccessKey
 from ullage.digest import Digest
 from ullage.errors import (
     ImageNotFound,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ullage.events import HistoryEntry
-    from ullage.model import ImageStatus
+    from ullage.model import AuthConfig, ImageStatus
 
 __all__ = ["Looking"]
 
@@ -51,6 +52,22 @@ class Looking(Handle):
         """
         spec = reference if isinstance(reference, ImageSpec) else ImageSpec.parse(reference)
         return self._repository.known(spec.normalised())
+
+    def may_use(self, image: ImageLike, auth: AuthConfig | None = None) -> bool:
+        """
+        Whether somebody with *auth*, or with no credentials, may use an image that is here without asking its registry.
+
+        Yes for credentials that it was fetched with from the repo that *image* names (from any, where that is an id),
+        for everybody where its registry asked for none, and for images that were imported or registered. No for
+        everybody else, and when it is not here: no answer tells the two apart. Who is told no is to pull it with
+        `PullPolicy.ALWAYS`: the registry decides, and what it says is on record from then on.
+
+        Raises:
+            InvalidReference: *image* cannot name one, or is a prefix of several ids.
+            AuthenticationFailed: *auth* is not what it claims to be.
+            InvalidConfiguration: the key that the records are made with cannot be read.
+        """
+        return AccessKey(self.root).fits(self._repository.access_to(key_of(image)), auth)
 
     def image_count(self) -> int:
         """
