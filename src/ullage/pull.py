@@ -225,7 +225,9 @@ class Pull:
 
     def _fetch(self, executor: ThreadPoolExecutor, token: str, plan: Plan, mine: set[Digest]) -> None:
         configs = {each.manifest.config.digest: each for each in plan.images}
-        order = sorted(mine, key=lambda digest: (digest not in plan.documents, digest not in configs))
+        # Layers in the manifest's order: whoever reads along, as a mirror's clients do, reads in that order.
+        rank = {digest: number for number, digest in enumerate(plan.wanted)}
+        order = sorted(mine, key=lambda each: (each not in plan.documents, each not in configs, rank[each]))
         futures: dict[Future[None], Digest] = {}
         for digest in order:
             raw = plan.documents.get(digest)

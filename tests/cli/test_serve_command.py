@@ -75,5 +75,25 @@ def test_a_file_of_readers_that_others_may_read_is_refused(ullage, pulled, tmp_p
     assert "others may read it" in ullage.fail("serve", "--credentials", readers, code=6)
 
 
+def test_it_brings_what_is_not_here_and_makes_a_store(elsewhere, image, registry):
+    process, url = started(elsewhere, "--pull-through", registry.host, "--plain-http")
+    path = f"{url}/v2/{image.repo}/manifests/1"
+
+    with urllib.request.urlopen(path) as answer:
+        assert answer.read() == image.manifest.raw
+    for layer in image.layers:
+        with urllib.request.urlopen(f"{url}/v2/{image.repo}/blobs/{layer.digest}") as answer:
+            assert answer.read() == layer.raw
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 0, err
+    assert "served 3 requests" in err.decode()
+
+
+def test_what_is_no_registry_is_not_mirrored(ullage):
+    assert "no registry: nowhere" in ullage.fail("serve", "--pull-through", "nowhere", code=2)
+
+
 def test_a_root_without_a_store_is_not_served(elsewhere):
     assert "there is no store" in elsewhere.fail("serve", code=30)

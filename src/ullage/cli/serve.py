@@ -17,10 +17,12 @@ import click
 from ullage.cli import signals
 from ullage.cli.opening import StoreCommand, current_root, there_is_a_store
 from ullage.cli.output import emit, say
+from ullage.cli.registries import registry_options
 from ullage.errors import StoreError
 from ullage.sizes import human
 
 if TYPE_CHECKING:
+    from ullage.cli.registries import Reach
     from ullage.httpd import Logged
 
 __all__ = ["serve"]
@@ -53,6 +55,7 @@ _FILE = click.Path(path_type=Path)
     Examples:
       ullage serve
       ullage serve --listen 127.0.0.1:0
+      ullage serve --pull-through docker.io --evict
       ullage serve --listen :5000 --credentials ./readers --tls-cert cert.pem --tls-key key.pem""",
 )
 @click.option(
@@ -77,6 +80,28 @@ _FILE = click.Path(path_type=Path)
     help="Speak TLS, with this certificate and what vouches for it.",
 )
 @click.option("--tls-key", metavar="FILE", type=_FILE, help="The key, where it is in a file of its own.")
+@click.option(
+    "--pull-through",
+    metavar="REGISTRY",
+    multiple=True,
+    help="Bring what is asked for of this registry and not here; more than once for several. A name without "
+    "a registry is then of the first.",
+)
+@click.option(
+    "--max-age",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=60.0,
+    show_default=True,
+    help="With --pull-through: how long what a tag was found to denote is taken for true.",
+)
+@click.option(
+    "--evict",
+    is_flag=True,
+    help="With --pull-through: let images go to make room, the least recently used first, never one that is "
+    "pinned or held.",
+)
+@registry_options
 @click.option("--log", "logged", is_flag=True, help="Say each request that is answered.")
 def serve(
     *,
@@ -84,22 +109,27 @@ def serve(
     credentials: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    pull_through: tuple[str, ...],
+    max_age: float,
+    evict: bool,
+    reach: Reach,
     logged: bool,
 ) -> int:
     """
     Serve the store, for others to pull from.
 
     The pull half of the distribution API, read-only: a mirror to containerd and docker, a registry to every
-    tool that pulls. Prints its URL and serves until it is told to end. What is read is held meanwhile.
+    tool that pulls. Prints its URL and serves until it is told to end. What is read is held meanwhile. With
+    --pull-through it is a caching mirror, under the storage limit.
     """
     root = current_root()
-    if not there_is_a_store(root):
+    if not pull_through and not there_is_a_store(root):
         raise StoreError(f"there is no store in {root}", hint="`ullage pull` makes one")
     from ullage.server import ImageServer  # noqa: PLC0415 -- see opening.py
     from ullage.service import ImageService  # noqa: PLC0415
 
     over = threading.Event()
-    with signals.gently(over.set) as stop, ImageService.open(root) as service:
+    with signals.gently(over.set) as stop, ImageService.open(root, registry=reach.client()) as service:
         try:
             server = ImageServer(
                 service,
@@ -107,6 +137,9 @@ def serve(
                 credentials=credentials,
                 tls_cert=tls_cert,
                 tls_key=tls_key,
+                pull_through=pull_through,
+                max_age_seconds=max_age,
+                evict=evict,
                 on_request=_say if logged else None,
             )
         except OSError as error:

@@ -7,12 +7,23 @@ from __future__ import annotations
 import logging
 import ssl
 from contextlib import ExitStack
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ullage.digest import Digest
-from ullage.errors import ImageError, InvalidConfiguration, InvalidReference, StoreBusy, StoreCorrupt
+from ullage.errors import (
+    AuthenticationFailed,
+    ImageError,
+    InvalidConfiguration,
+    InvalidReference,
+    ManifestUnknown,
+    PullFailed,
+    RegistryUnavailable,
+    StoreBusy,
+    StoreCorrupt,
+)
 from ullage.httpd import HTTPServer, Logged, error_reply, json_reply
 from ullage.httpd.distribution import (
     Wanted,
@@ -25,10 +36,11 @@ from ullage.httpd.distribution import (
 from ullage.server.door import Door
 from ullage.server.holds import Holds
 from ullage.server.names import DEFAULT_REGISTRY, repo_of, spelled
+from ullage.server.through import Through
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from ullage.httpd import Asked, Connection, Limits, Reply
@@ -39,6 +51,7 @@ __all__ = ["ImageServer"]
 
 _log = logging.getLogger(__name__)
 _HOLD_SECONDS: Final = 30.0
+_MAX_AGE_SECONDS: Final = 60.0
 
 
 class ImageServer(HTTPServer):
@@ -55,6 +68,10 @@ class ImageServer(HTTPServer):
         credentials: a file of who may read: a line for each, ``USER:PASSWORD`` or a token. Anybody without it.
         tls_cert: a PEM file with the certificate and what vouches for it: speak TLS.
         tls_key: the file with its key, where that is another one.
+        pull_through: registries whose images are brought when they are asked for and not here; a name without a
+            registry is then of the first of them.
+        max_age_seconds: for how long what a tag was found to denote there is taken for true.
+        evict: whether images may go to make room for those.
         hold_seconds: how long an image stays held after the last request for it.
         limits: what clients may cost.
         on_request: called with each request that is answered, in the thread that answers it.
@@ -66,7 +83,7 @@ class ImageServer(HTTPServer):
     200
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is a setting of its own, by name, with a default
         self,
         service: ImageService,
         address: tuple[str, int] = ("127.0.0.1", 0),
@@ -74,15 +91,21 @@ class ImageServer(HTTPServer):
         credentials: str | os.PathLike[str] | None = None,
         tls_cert: str | os.PathLike[str] | None = None,
         tls_key: str | os.PathLike[str] | None = None,
+        pull_through: Sequence[str] = (),
+        max_age_seconds: float = _MAX_AGE_SECONDS,
+        evict: bool = False,
         hold_seconds: float = _HOLD_SECONDS,
         limits: Limits | None = None,
         on_request: Callable[[Logged], None] | None = None,
     ) -> None:
         door = None if credentials is None else Door.read(credentials)
+        through = Through(service, tuple(pull_through), max_age_seconds=max_age_seconds, evict=evict)
         super().__init__(address, ssl_context=_context(tls_cert, tls_key), limits=limits)
         self.is_protected = door is not None
         self._service = service
         self._door = door
+        self._through = through
+        self._default = next(iter(through.upstreams), DEFAULT_REGISTRY)
         self._holds = Holds(service, hold_seconds)
         self._on_request = on_request
         self._requests = 0
@@ -108,6 +131,7 @@ class ImageServer(HTTPServer):
 
     def close(self, *, grace_seconds: float = 0.0) -> None:
         super().close(grace_seconds=grace_seconds)
+        self._through.close()
         self._holds.close()
 
     # ------------------------------------------------------------------ answering
@@ -158,7 +182,7 @@ class ImageServer(HTTPServer):
             return json_reply({})
         if wanted.kind == "catalog":
             return listing_reply(asked, "repositories", map(spelled, self._service.repos()))
-        repo = repo_of(wanted.name, asked.first("ns"), default=DEFAULT_REGISTRY)
+        repo = repo_of(wanted.name, asked.first("ns"), default=self._default)
         if wanted.kind in {"manifests", "blobs"}:
             return self._reply_content(asked, wanted, repo, held)
         return self._reply_list(asked, wanted, repo)
@@ -176,6 +200,10 @@ class ImageServer(HTTPServer):
         of_manifests = wanted.kind == "manifests"
         if not _is_digest(wanted.ref) and (":" in wanted.ref or not of_manifests):
             return _invalid_digest()
+        if self._through.covers(repo):
+            passed = self._reply_through(asked, wanted, repo)
+            if passed is not None:
+                return passed
         content = self._content(wanted, repo)
         if content is None:
             return self._unknown(wanted, repo)
@@ -187,6 +215,37 @@ class ImageServer(HTTPServer):
             if self._content(wanted, repo) is None:  # it was removed before we held it
                 return self._unknown(wanted, repo)
             raise
+
+    def _reply_through(self, asked: Asked, wanted: Wanted, repo: str) -> Reply | None:
+        """
+        What the registry has; None where it is here, or where nobody has heard of it.
+        """
+        if wanted.kind == "blobs":
+            return self._reply_passing(asked, repo, Digest(wanted.ref))
+        try:
+            document = self._through.document(repo, wanted.ref, wanted=asked.method == "GET")
+        except (ManifestUnknown, AuthenticationFailed) as error:
+            # What we may not have is not there: whoever asks us need not learn more.
+            _log.info("%s %s: %s", repo, wanted.ref, error)
+            return error_reply(HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN", f"{repo} has no {wanted.ref}")
+        except (RegistryUnavailable, PullFailed) as error:
+            _log.warning("%s %s: %s", repo, wanted.ref, error)
+            return error_reply(HTTPStatus.BAD_GATEWAY, "UNKNOWN", f"{repo} cannot be had from its registry")
+        if document is None:
+            return None
+        raw, digest = document.raw, document.digest
+        return manifest_reply(asked, raw, size=len(raw), media_type=document.media_type, digest=digest)
+
+    def _reply_passing(self, asked: Asked, repo: str, digest: Digest) -> Reply | None:
+        if self._service.content(repo, digest) is not None:
+            return None
+        passing = self._through.blob(repo, digest)
+        if passing is None:
+            return None
+        reply = blob_reply(asked, b"", size=passing.size, digest=digest)
+        if asked.method == "HEAD" or not reply.length:
+            return reply
+        return replace(reply, body=passing.pieces(reply.start, reply.length))
 
     def _reply_with(self, asked: Asked, content: ServedContent, *, of_manifests: bool) -> Reply:
         if of_manifests:

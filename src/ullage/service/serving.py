@@ -4,14 +4,20 @@ The verbs of whoever serves the store to others: which repos there are, and what
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from ullage.digest import Digest
+from ullage.errors import UnsupportedContent
 from ullage.manifest import MAX_DOCUMENT_BYTES
-from ullage.reference import with_name
+from ullage.reference import Reference, with_name
 from ullage.service.handle import Handle
+from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:
+    from ullage.model import AuthConfig
+    from ullage.registry import RegistryRepo
     from ullage.repository import Referrer, ServedContent
 
 __all__ = ["Serving"]
@@ -81,6 +87,27 @@ class Serving(Handle):
             StoreCorrupt: it is missing.
         """
         return self._files.open(content.digest)
+
+    def upstream(self, repo: str, *, auth: AuthConfig | None = None) -> RegistryRepo:
+        """
+        The same repo at its registry, to ask for what is not here.
+
+        Raises:
+            UnsupportedContent: the registry is a simulated one.
+        """
+        if isinstance(self._registry, SimulatedRegistry):
+            raise UnsupportedContent("a simulated registry has no content")
+        return self._registry.repo(Reference.parse(repo), auth=auth)
+
+    def open_arriving(self, digest: str) -> int | None:
+        """
+        A descriptor of the file in which a blob is, or is being written; unverified, and None where there is none.
+        """
+        named = Digest.parse(digest)
+        for path in (self._files.ingest_path(named), self._files.blob_path(named)):
+            with suppress(OSError):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return None
 
     def note_use(self, image: int) -> None:
         """
