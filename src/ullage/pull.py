@@ -225,11 +225,9 @@ class Pull:
 
     def _fetch(self, executor: ThreadPoolExecutor, token: str, plan: Plan, mine: set[Digest]) -> None:
         configs = {each.manifest.config.digest: each for each in plan.images}
-        # Layers in the manifest's order: whoever reads along, as a mirror's clients do, reads in that order.
-        rank = {digest: number for number, digest in enumerate(plan.wanted)}
-        order = sorted(mine, key=lambda each: (each not in plan.documents, each not in configs, rank[each]))
         futures: dict[Future[None], Digest] = {}
-        for digest in order:
+        listed = [each for each in plan.wanted if each in mine]  # as a mirror's clients read along
+        for digest in sorted(listed, key=lambda each: (each not in plan.documents, each not in configs)):
             raw = plan.documents.get(digest)
             urls = plan.urls.get(digest, ())
             futures[executor.submit(self._fetch_one, digest, plan.wanted[digest], raw, urls)] = digest

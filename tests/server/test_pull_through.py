@@ -327,3 +327,16 @@ def test_another_store_pulls_through(mirror, image, open_store, tmp_path, regist
     kept(mirror.store, image.reference, wait_until)
     for blob in (image.config, *image.layers):
         assert mirror.asked("GET", f"*/blobs/{blob.digest}") == 1
+
+
+def test_a_part_that_has_not_come_yet_is_waited_for(mirror, image, registry):
+    layer = image.layers[1]
+    stall = registry.inject(f"*/blobs/{layer.digest}", faults.stall(after=1000), times=1)
+    mirror.manifest(image)
+    stall.wait_reached()
+    threading.Timer(0.3, stall.release).start()
+
+    got = mirror.blob(image, layer, Range="bytes=150000-150009")
+
+    assert (got.status, got.body) == (206, layer.raw[150_000:150_010])
+    assert mirror.asked("GET", f"*/blobs/{layer.digest}") == 1

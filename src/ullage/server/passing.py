@@ -110,6 +110,7 @@ class Passing:
         What is in the file of the pull, as it gets there; ends where the pull ends, or makes us wait.
         """
         descriptor: int | None = None
+        begun = position
         until = time.monotonic() + PATIENCE_SECONDS
         try:
             while position < end:
@@ -118,7 +119,7 @@ class Passing:
                     descriptor = self._service.open_arriving(self._digest)
                 data = b""
                 if descriptor is not None:
-                    if os.fstat(descriptor).st_size < position:
+                    if begun < position > os.fstat(descriptor).st_size:
                         raise ConnectionError(
                             f"{self._digest} begins anew"
                         )  # what we have passed on was wrong

@@ -43,6 +43,7 @@ _MAX_TAGS: Final = 10_000
 _MAX_DOCUMENTS: Final = 256
 _MAX_DOCUMENT_BYTES: Final = 32 * 1024 * 1024
 _MAX_SIZES: Final = 100_000
+_TURNS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ class Through:
         self._children: OrderedDict[tuple[str, Digest], _Child] = OrderedDict()
         self._sizes: OrderedDict[tuple[str, Digest], int] = OrderedDict()
         self._coming: dict[Digest, Coming] = {}
-        self._resolving: dict[tuple[str, str], threading.Lock] = {}
+        #: Who asks for one tag waits for whoever asks for it already; a few tags share a turn.
+        self._turns = tuple(threading.Lock() for _ in range(_TURNS))
 
     def close(self) -> None:
         """
@@ -136,9 +138,7 @@ class Through:
         return document
 
     def _tagged(self, repo: str, tag: str) -> Document | None:
-        with self._lock:
-            turn = self._resolving.setdefault((repo, tag), threading.Lock())
-        with turn:  # who asks for the same at once gets the same answer
+        with self._turns[hash((repo, tag)) % _TURNS]:
             local = self._service.content(repo, tag)
             try:
                 digest = self._resolve(repo, tag)
@@ -217,12 +217,12 @@ class Through:
             self._tags[repo, tag] = (time.monotonic(), digest)
             self._tags.move_to_end((repo, tag))
             while len(self._tags) > _MAX_TAGS:
-                gone, _ = self._tags.popitem(last=False)
-                self._resolving.pop(gone, None)
+                self._tags.popitem(last=False)
 
     def _keep(self, repo: str, document: Document) -> None:
+        before = self._documents.pop((repo, document.digest), None)
         self._documents[repo, document.digest] = document
-        self._document_bytes += len(document.raw)
+        self._document_bytes += len(document.raw) - (0 if before is None else len(before.raw))
         while len(self._documents) > _MAX_DOCUMENTS or self._document_bytes > _MAX_DOCUMENT_BYTES:
             _, gone = self._documents.popitem(last=False)
             self._document_bytes -= len(gone.raw)
