@@ -47,14 +47,12 @@ def test_pull_takes_layouts_and_archives_beside_references(ullage, layout, image
     done = ullage.run("pull", f"oci-archive:{archive}", image.reference, "--plain-http")
 
     assert done.lines == [layout.image.image_id, image.image_id]
-    for option in (["--dry-run"], ["--policy", "never"]):
-        assert "is always read" in ullage.fail("pull", f"oci-archive:{archive}", *option, code=2)
+    assert "is always read" in ullage.fail("pull", f"oci-archive:{archive}", "--dry-run", code=2)
 
 
-def test_what_is_no_archive_is_one_line_a_hint_and_a_code(ullage, tmp_path):
+def test_what_is_no_archive_is_one_line_a_hint_and_a_code(ullage):
     assert ullage.fail("import", "nothing", code=26) == "cannot open nothing: No such file or directory"
     assert ullage.fail("pull", "oci:", code=2) == "no path after oci:"
-    assert "no such directory" in ullage.fail("import", "oci:nothing:1", code=26)
 
 
 def test_an_import_that_is_interrupted_leaves_nothing(ullage, wait_until):
@@ -106,7 +104,6 @@ def test_what_cannot_be_written_is_a_line_and_a_code(ullage, layout):
         ullage.fail("export", "app:1", "no/where", code=1)
         == "cannot write no/where: No such file or directory"
     )
-    assert "no such image" in ullage.fail("export", "other", "out.tar", code=3)
     with Path("/dev/full").open("wb") as full:
         process = ullage.start("export", "app:1", "-", stdout=full)
         assert b"no space left where standard output is written" in process.communicate(timeout=30)[1]

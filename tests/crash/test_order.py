@@ -14,7 +14,7 @@ from support.scenes import SCENES
 # comes on top. A blob costs its fdatasync; a directory one fsync for all that was renamed in it, or out of it.
 COSTS = {
     # The two syncs are of directories that may have been made just now.
-    "a store is opened": Counts(reads=6, writes=0, statements=6, fsyncs=2, fdatasyncs=0),
+    "a store is opened": Counts(reads=8, writes=0, statements=8, fsyncs=3, fdatasyncs=0),
     # Admission and completion; four blobs.
     "the first pull": Counts(reads=7, writes=2, statements=38, fsyncs=1, fdatasyncs=5),
     # One more statement: the lease on the layer that is here.
@@ -23,12 +23,12 @@ COSTS = {
         reads=7, writes=2, statements=39, fsyncs=1, fdatasyncs=6
     ),
     # The sweep is a write, and syncs the directory that files left and the one that they came to.
-    "a pull that evicts": Counts(reads=8, writes=3, statements=63, fsyncs=3, fdatasyncs=5),
+    "a pull that evicts": Counts(reads=9, writes=3, statements=67, fsyncs=3, fdatasyncs=5),
     # The doom and the sweep.
-    "a removal": Counts(reads=4, writes=2, statements=17, fsyncs=2, fdatasyncs=1),
+    "a removal": Counts(reads=5, writes=2, statements=19, fsyncs=2, fdatasyncs=1),
     # With the opening of the store, which sweeps what was doomed already.
-    "a collection": Counts(reads=12, writes=3, statements=26, fsyncs=8, fdatasyncs=1),
-    "a hold": Counts(reads=2, writes=2, statements=11, fsyncs=0, fdatasyncs=0),
+    "a collection": Counts(reads=16, writes=3, statements=32, fsyncs=9, fdatasyncs=1),
+    "a hold": Counts(reads=3, writes=2, statements=14, fsyncs=0, fdatasyncs=0),
     "a limit": Counts(reads=1, writes=1, statements=4, fsyncs=0, fdatasyncs=0),
 }
 

@@ -68,6 +68,12 @@ def _pull(store: ImageService, say: Callable[..., None], *, reference: str, evic
     say("pulled", reference)
 
 
+def _import(store: ImageService, say: Callable[..., None], *, source: str) -> None:
+    for image in store.import_images(source):
+        for tag in image.repo_tags:
+            say("pulled", tag)
+
+
 def _pull_what_does_not_fit(
     store: ImageService, say: Callable[..., None], *, reference: str, evict: bool
 ) -> None:
@@ -130,6 +136,7 @@ def _name(store: ImageService, say: Callable[..., None], *, reference: str, tag:
 FLOWS: dict[str, Callable[..., None]] = {
     "nothing": _nothing,
     "pull": _pull,
+    "import": _import,
     "pull what does not fit": _pull_what_does_not_fit,
     "pull what was doomed": _pull_what_was_doomed,
     "remove": _remove,
