@@ -262,7 +262,7 @@ def wardrobe():
             dressed(base + b"/to-directory", data=b"f"),
             pax({b"mtime": TIME, b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0",
                  b"GNU.sparse.name": base + b"/sparse", b"GNU.sparse.realsize": b"1048576"})
-            + entry(b"GNUSparseFile.0/sparse", data=b"1\n524288\n512\n".ljust(512, b"\0") + b"s" * 512),
+            + entry(b"GNUSparseFile.0/sparse", data=b"2\n524288\n512\n1048576\n0\n".ljust(512, b"\0") + b"s" * 512),
         ]  # fmt: skip
         upper += [
             dressed(base, DIRECTORY, mode=0o755, uid=number),

@@ -117,6 +117,8 @@ class Facts:
                     if entry.islnk():
                         self.links |= {name, entry.linkname.removeprefix("./")}
             self.implied |= parents - described
+        # umoci makes those with a helper that leaves the directory that they are made in as new as they are.
+        self.implied |= {str(Path(each).parent) for each in self.implied}
 
     def explain(self, path, ours, theirs):
         """
