@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.cases import PAGE, page
 from support.layers import composed, flatten, overlay, snapshot
 from ullage.errors import ImageError
 
@@ -144,3 +145,7 @@ def test_there_is_a_decision_for_every_difference_and_no_other():
     differences = {name for name, one in CASES.items() if one["class"] in ("mixed", "differ")}
 
     assert DECISIONS.keys() == differences
+
+
+def test_the_page_of_the_cases_says_what_is_tested_here():
+    assert PAGE.read_text() == page()
