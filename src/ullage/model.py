@@ -311,7 +311,8 @@ class Unpacked:
     """
     A root filesystem that was made of an image, in ``directory``.
 
-    ``space_bytes`` and ``inodes`` are what it occupies. ``rootless`` says that its files belong to whoever made it;
+    ``space_bytes`` and ``inodes`` are what it occupies; ``shared_bytes`` of its files share their blocks with the
+    store's trees, where the filesystem can do that. ``rootless`` says that its files belong to whoever made it;
     ``forgiven`` counts what was left out then, by what it was: "device", "ownership" (owners that could not even be
     noted), "xattr security.capability" …
     """
@@ -323,6 +324,7 @@ class Unpacked:
     entries: int
     space_bytes: int
     inodes: int
+    shared_bytes: int = 0
     forgiven: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
 

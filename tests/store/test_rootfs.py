@@ -27,6 +27,7 @@ from ullage import (
     InvalidProcess,
     SimulatedRegistry,
     StoreCorrupt,
+    StoreError,
     TargetExists,
     UnsafeLayer,
     UnsupportedContent,
@@ -146,6 +147,50 @@ def test_an_image_is_unpacked_from_the_manifest_that_it_was_named_by(store, imag
 
     assert not (tmp_path / "rootfs/evil").exists()
     assert beside(tmp_path) == ["rootfs"]
+
+
+def test_an_unpacked_image_is_composed_of_its_trees(store, image, root, tmp_path):
+    """
+    The same to the nanosecond, with no blob being read; and what is written there never reaches a tree.
+    """
+    before = store.unpack(image.reference, tmp_path / "before")
+    store.make_trees(image.reference)
+    blobs = root / "blobs/sha256"
+    for layer in image.layers:
+        (blobs / layer.digest.encoded).rename(tmp_path / f"{layer.digest.encoded}.aside")
+
+    made = store.unpack(image.reference, tmp_path / "after")
+    store.bundle(image.reference, tmp_path / "bundle", options=BundleOptions(user="0:0"))
+
+    expected = snapshot(tmp_path / "before", times=True)
+    assert snapshot(tmp_path / "after", times=True) == expected
+    assert snapshot(tmp_path / "bundle/rootfs", times=True) == expected
+    assert (made.layers, made.inodes, made.rootless) == (before.layers, before.inodes, before.rootless)
+    (tmp_path / "after/home/me").write_text("changed")
+    store.unpack(image.reference, tmp_path / "again")
+    assert snapshot(tmp_path / "again", times=True) == expected
+    for layer in image.layers:
+        (tmp_path / f"{layer.digest.encoded}.aside").rename(blobs / layer.digest.encoded)
+
+
+@needs_root
+def test_trees_of_the_other_kind_are_no_help(store, image, tmp_path):
+    store.make_trees(image.reference)
+
+    made = store.unpack(image.reference, tmp_path / "rootfs", rootless=True)
+
+    assert made.rootless
+    assert (tmp_path / "rootfs/usr/bin/tool").stat().st_uid == 0
+    assert os.getxattr(tmp_path / "rootfs/usr/bin/tool", "user.rootlesscontainers")
+
+
+def test_a_directory_in_the_store_is_no_place_for_it(store, image, root, tmp_path):
+    (tmp_path / "link").symlink_to(root / "trees")
+
+    for place in (root / "rootfs", root / "blobs/rootfs", tmp_path / "link/rootfs"):
+        for make in (store.unpack, store.bundle):
+            with pytest.raises(StoreError, match="is in the store"):
+                make(image.reference, place, rootless=True)
 
 
 # What goes wrong leaves nothing

@@ -8,17 +8,17 @@ import json
 import os
 import pwd
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ullage.accounts import Account, resolve_account, subordinate_ids
-from ullage.errors import InvalidManifest, StoreCorrupt, UnsupportedContent
-from ullage.image_config import parse_config
+from ullage.errors import ImageNotFound, StoreCorrupt, StoreError, UnsupportedContent
 from ullage.layer import (
     ApplyOptions,
     LayerBlob,
+    compose,
     fresh_directory,
     made_directory_in,
     read_inside,
@@ -30,18 +30,23 @@ from ullage.layer import (
 from ullage.model import Unpacked
 from ullage.runtime_config import BundleOptions, IdMapping, Process, process_of, runtime_config
 from ullage.service.changing import Changing
+from ullage.service.handle import key_of, shown
+from ullage.unpacker import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ullage.manifest import Manifest
-    from ullage.model import ImageStatus
+    from ullage.blobs import BlobFiles
+    from ullage.charge import Layer
+    from ullage.repository import Stack
     from ullage.service.handle import ImageLike
 
 __all__ = ["Unpacking"]
 
 #: Of a file with users or groups. Those of images have some hundred lines.
 _MAX_ACCOUNTS_BYTES: Final = 8 << 20
+#: Each of them takes a descriptor. Deeper stacks are unpacked from their layers.
+_MAX_OPEN_TREES: Final = 500
 #: Fewer ids than this in the map of a user namespace, and layers hold some that it lacks.
 _ENOUGH_IDS: Final = 65_536
 
@@ -65,6 +70,10 @@ class Unpacking(Changing):
         It is filled beside its place and renamed at the end; what an earlier run that was killed left there goes
         first. Nobody can remove the image meanwhile. What is then written to *directory* never reaches the store.
 
+        It is made of the image's trees where the store has them (`make_trees`): files share their blocks with the
+        store where the filesystem can, until one side is written to, and are copied where not. Else it is made of the
+        layers, each verified while it is read.
+
         Args:
             directory: one that is not there, or an empty one.
             rootless: leave all files to whoever runs this, and note their owners in ``user.rootlesscontainers``
@@ -81,11 +90,11 @@ class Unpacking(Changing):
             DiskFull, StoreError: the filesystem or the store could not do it.
         """
         target = Path(directory).absolute()
-        require_free(target)
-        with self._layers_of(image) as (status, layers):
-            how = _Rootless.chosen(rootless)
-            with fresh_directory(target, durable=durable) as root:
-                return how.unpacked(status, layers, root, target)
+        with (
+            self._source(image, rootless=rootless, target=target) as source,
+            fresh_directory(target, durable=durable) as root,
+        ):
+            return source.fill(root)
 
     def bundle(
         self,
@@ -110,22 +119,20 @@ class Unpacking(Changing):
         """
         options = options or BundleOptions()
         target = Path(directory).absolute()
-        require_free(target)
-        with self._layers_of(image) as (status, layers):
-            config = self.config(status)
+        with self._source(image, rootless=rootless, target=target) as source:
+            config = self.config(source.status)
             process = process_of(config, options)
-            how = _Rootless.chosen(rootless)
             with fresh_directory(target, durable=durable) as bundle:
                 with made_directory_in(bundle, "rootfs") as root:
-                    unpacked = how.unpacked(status, layers, root, target)
+                    unpacked = source.fill(root)
                     account = _account(process, root)
                 document = runtime_config(
                     config,
                     process=process,
                     account=account,
                     options=options,
-                    hostname=status.image_id.partition(":")[2][:12],
-                    mappings=_mappings() if how.is_rootless else None,
+                    hostname=source.status.image_id.partition(":")[2][:12],
+                    mappings=_mappings() if source.is_rootless else None,
                 )
                 with translated(os.fsencode(target), blames_entry=False):
                     write_new(bundle, "config.json", json.dumps(document, indent=2).encode() + b"\n")
@@ -133,64 +140,105 @@ class Unpacking(Changing):
                 return unpacked
 
     @contextmanager
-    def _layers_of(self, image: ImageLike) -> Iterator[tuple[ImageStatus, list[LayerBlob]]]:
+    def _source(self, image: ImageLike, *, rootless: bool | None, target: Path) -> Iterator[_Source]:
         """
-        The layers of an image that is held while the block runs: those of the manifest that it was named by.
-        """
-        with self.hold(image) as status:
-            manifest = self.manifest(image)
-            if manifest.config.digest != status.image_id:
-                manifest = self.manifest(status)  # the reference moved to another image in between
-            text = self._repository.config_of(status.id)
-            if text is None:
-                raise UnsupportedContent(f"image {status.image_id} is no file system: it has no image config")
-            yield status, self._blobs(manifest, text)
+        What an image is unpacked from, held while the block runs: the manifest that it was named by.
 
-    def _blobs(self, manifest: Manifest, config: str) -> list[LayerBlob]:
-        diff_ids = parse_config(config.encode()).diff_ids
-        if len(diff_ids) != len(manifest.layers):
-            raise InvalidManifest(
-                f"the manifest has {len(manifest.layers)} layers, and the config {len(diff_ids)}",
-                hint="the image is broken: ask who built it",
-            )
+        Raises:
+            TargetExists, StoreError: *target* is no place for it.
+        """
+        if target.resolve().is_relative_to(self._files.root.resolve()):
+            raise StoreError(f"{target} is in the store", hint="name a directory outside of it")
+        require_free(target)
+        with self.hold(image) as status:
+            stack = self._repository.stack_of(key_of(image))
+            if stack.image.id != status.id:
+                stack = self._repository.stack_of(
+                    status.id
+                )  # the reference moved to another image in between
+            if stack.manifest_digest is None:
+                raise ImageNotFound(
+                    f"the content of image {shown(image)} is not kept here", image=str(key_of(image))
+                )
+            if stack.config is None:
+                raise UnsupportedContent(f"image {status.image_id} is no file system: it has no image config")
+            layers = layers_of(stack.layers, stack.config)
+            is_rootless = not _may_give_away() if rootless is None else rootless
+            yield _Source(stack, layers, self._files, is_rootless=is_rootless, target=target)
+
+
+class _Source:
+    """
+    An image that is held, and how its files come into a directory.
+    """
+
+    def __init__(
+        self, stack: Stack, layers: tuple[Layer, ...], files: BlobFiles, *, is_rootless: bool, target: Path
+    ) -> None:
+        self.status = stack.image
+        self.is_rootless = is_rootless
+        self._layers = layers
+        self._files = files
+        self._target = target
+        self._trees = stack.trees
+
+    def fill(self, root: int) -> Unpacked:
+        """
+        Make the empty directory *root* what the image's layers say.
+        """
+        if self._has_trees():
+            return self._composed(root)
+        return self._unpacked(root)
+
+    def _has_trees(self) -> bool:
+        """
+        The store has all of it unpacked, in the way that was asked for, with nothing left out.
+        """
+        return (
+            0 < len(self._layers) <= _MAX_OPEN_TREES
+            and [chain_id for chain_id, _, _ in self._trees] == [each.chain_id for each in self._layers]
+            and all(rootless == self.is_rootless and not forgiven for _, rootless, forgiven in self._trees)
+        )
+
+    def _composed(self, root: int) -> Unpacked:
+        with ExitStack() as stack:
+            trees = [stack.enter_context(self._files.trees.open(each.chain_id)) for each in self._layers]
+            result = compose(trees, root)
+        return self._told(
+            entries=result.entries,
+            space_bytes=result.space_bytes,
+            shared_bytes=result.shared_bytes,
+            inodes=result.inodes,
+        )
+
+    def _unpacked(self, root: int) -> Unpacked:
         blobs = []
-        for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True):
-            if not self._files.is_here(descriptor.digest, descriptor.size):
+        for layer in self._layers:
+            if not self._files.is_here(layer.digest, layer.size):
                 raise StoreCorrupt(
-                    f"blob {descriptor.digest} has a row and no file of its size",
+                    f"blob {layer.digest} has a row and no file of its size",
                     hint="`ullage check --repair` fetches it again",
                 )
-            blobs.append(LayerBlob(self._files.blob_path(descriptor.digest), diff_id))
-        return blobs
-
-
-class _Rootless:
-    """
-    Whether files are given to their owners, or left to whoever unpacks.
-    """
-
-    def __init__(self, *, is_rootless: bool) -> None:
-        self.is_rootless = is_rootless
-        self._options = ApplyOptions.rootless() if is_rootless else ApplyOptions()
-
-    @classmethod
-    def chosen(cls, asked: bool | None) -> _Rootless:  # noqa: FBT001 -- None is the third answer
-        return cls(is_rootless=not _may_give_away() if asked is None else asked)
-
-    def unpacked(self, status: ImageStatus, layers: list[LayerBlob], root: int, target: Path) -> Unpacked:
-        results = unpack_into(layers, root, options=self._options)
+            blobs.append(LayerBlob(self._files.blob_path(layer.digest), layer.diff_id))
+        options = ApplyOptions.rootless() if self.is_rootless else ApplyOptions()
+        results = unpack_into(blobs, root, options=options)
         forgiven: Counter[str] = Counter()
         for each in results:
             forgiven += each.forgiven
-        return Unpacked(
-            image_id=status.image_id,
-            directory=str(target),
-            rootless=self.is_rootless,
-            layers=len(results),
+        return self._told(
             entries=sum(each.entries for each in results),
             space_bytes=sum(each.space_bytes for each in results),
             inodes=sum(each.inodes for each in results),
             forgiven=MappingProxyType(dict(sorted(forgiven.items()))),
+        )
+
+    def _told(self, **figures: Any) -> Unpacked:  # noqa: ANN401 -- fields of Unpacked
+        return Unpacked(
+            image_id=self.status.image_id,
+            directory=str(self._target),
+            rootless=self.is_rootless,
+            layers=len(self._layers),
+            **figures,
         )
 
 
