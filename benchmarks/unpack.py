@@ -180,7 +180,7 @@ class Bench:
             )
         if ROOTLESS or missing("containerd", "ctr"):
             return
-        with containerd(self.base / "containerd") as ctr:
+        with containerd(self.base / "containerd") as (daemon, ctr):
 
             def clean_both() -> None:
                 clean()
@@ -190,8 +190,9 @@ class Bench:
                 f"pull {name} and unpack each layer",
                 # Both end with a tree for each layer, which overlayfs mounts.
                 ours=Command("ullage", ((*pull, "--unpack", reference),)),
-                # Its processor time is not that of `ctr`, which only asks for it.
-                theirs=Command("containerd", ((*ctr, "images", "pull", "--plain-http", reference),)),
+                theirs=Command(
+                    "containerd", ((*ctr, "images", "pull", "--plain-http", reference),), daemon=daemon
+                ),
                 before=clean_both,
                 target=0.5,
             )

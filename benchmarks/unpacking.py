@@ -138,9 +138,9 @@ def docker_registry(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def containerd(directory: Path) -> Iterator[tuple[str, ...]]:
+def containerd(directory: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     """
-    A containerd with a root and a socket of its own; how to start `ctr` for it.
+    A containerd with a root and a socket of its own: its process, and how to start `ctr` for it.
     """
     directory.mkdir(parents=True)
     socket = directory / "socket"
@@ -161,7 +161,7 @@ def containerd(directory: Path) -> Iterator[tuple[str, ...]]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"containerd did not start:\n{log.read_text()}")
             time.sleep(0.1)
-        yield ctr
+        yield process.pid, ctr
     finally:
         process.terminate()
         process.wait()

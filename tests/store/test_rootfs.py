@@ -211,8 +211,9 @@ def test_a_layer_that_is_no_use_leaves_nothing(layer, diff_id, error, store, reg
     store.pull_image(image.reference)
 
     for make in (store.unpack, store.bundle):
-        with pytest.raises(error):
+        with pytest.raises(error) as raised:
             make(image.reference, tmp_path / "target", rootless=True)
+        assert ("check --digests" in raised.value.hint) == (error is not UnsafeLayer)
 
     assert beside(tmp_path) == []
     store.remove_image(image.reference)  # nobody holds it any longer

@@ -14,7 +14,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from ullage.accounts import Account, resolve_account, subordinate_ids
-from ullage.errors import ImageNotFound, StoreCorrupt, StoreError, UnsupportedContent
+from ullage.errors import (
+    ContentError,
+    ImageNotFound,
+    StoreCorrupt,
+    StoreError,
+    UnsafeLayer,
+    UnsupportedContent,
+)
 from ullage.layer import (
     ApplyOptions,
     LayerBlob,
@@ -45,6 +52,8 @@ __all__ = ["Unpacking"]
 
 #: Of a file with users or groups. Those of images have some hundred lines.
 _MAX_ACCOUNTS_BYTES: Final = 8 << 20
+#: The bytes were verified when they came: they were damaged here, or the config never said the truth about them.
+_DAMAGED: Final = "`ullage check --digests --repair` mends a damaged blob; else ask who built the image"
 #: Each of them takes a descriptor. Deeper stacks are unpacked from their layers.
 _MAX_OPEN_TREES: Final = 500
 #: Fewer ids than this in the map of a user namespace, and layers hold some that it lacks.
@@ -221,7 +230,12 @@ class _Source:
                 )
             blobs.append(LayerBlob(self._files.blob_path(layer.digest), layer.diff_id))
         options = ApplyOptions.rootless() if self.is_rootless else ApplyOptions()
-        results = unpack_into(blobs, root, options=options)
+        try:
+            results = unpack_into(blobs, root, options=options)
+        except ContentError as error:
+            if not isinstance(error, UnsafeLayer):
+                error.hint = _DAMAGED
+            raise
         forgiven: Counter[str] = Counter()
         for each in results:
             forgiven += each.forgiven
