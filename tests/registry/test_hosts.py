@@ -279,7 +279,7 @@ def test_what_newer_files_say_beside_is_left_to_those_who_know_it(certs_d):
         ('dial_timeout = "soon"', 1, "dial_timeout is a duration"),
         ("dial_timeout = 5", 1, "dial_timeout is a duration"),
         ('dial_timeout = "0s"', 1, "dial_timeout is a duration"),
-        ('proxy = "socks4://x.example"', 1, "neither http nor https"),
+        ('proxy = "socks4://x.example"', 1, "neither http, https nor socks5"),
         ("proxy = 5", 1, "proxy is a URL"),
         ("header = 5", 1, "header is a table"),
         ("[header]\nx-a = 5\n", 2, "header x-a is"),

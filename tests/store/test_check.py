@@ -565,13 +565,16 @@ def test_a_check_beside_pulls_removals_and_collections_reports_nothing_false(ope
     checks = changes = 0
     failures = []
 
+    def enough():
+        return failures or (time.monotonic() > until and checks >= 5 and changes >= 10)
+
     with workers(root, 3) as others:
 
         def churn(worker, offset):
             nonlocal changes
             number = offset
             try:
-                while time.monotonic() < until:
+                while not enough():
                     number += 1
                     image = images[number % len(images)]
                     worker.call("pull_image", image.reference)
@@ -585,7 +588,7 @@ def test_a_check_beside_pulls_removals_and_collections_reports_nothing_false(ope
         threads = [threading.Thread(target=churn, args=(each, at * 2)) for at, each in enumerate(others)]
         for each in threads:
             each.start()
-        while time.monotonic() < until:
+        while not enough():
             checks += 1
             found = store.check(digests=checks % 2 == 0, repair=checks % 3 == 0)
             assert found == [], f"check {checks}"
@@ -593,8 +596,6 @@ def test_a_check_beside_pulls_removals_and_collections_reports_nothing_false(ope
             each.join()
 
     assert failures == []
-    assert checks >= 5
-    assert changes >= 10
     assert store.check(digests=True) == []
     for status in store.list_images():
         for layer in store.manifest(status).layers:

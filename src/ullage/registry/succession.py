@@ -48,6 +48,7 @@ class Succession:
         self._down: set[Peer | Elsewhere] = set()
         self._served: dict[Digest, Peer | Elsewhere] = {}
         self._told_by: Peer | None = None
+        self._distrusted: set[tuple[Digest, Peer | Elsewhere]] = set()
         #: How many bytes of manifests and blobs came from each host; what came twice counts twice.
         self.received_from: dict[str, int] = {}
 
@@ -79,8 +80,10 @@ class Succession:
         """
         with self._lock:
             peer = self._served.get(digest)
-            if peer is None or peer is self._peers[-1] or peer in self._down:
+            # It may be down already, by what it served under another digest at the same time.
+            if peer is None or peer is self._peers[-1] or (digest, peer) in self._distrusted:
                 return False
+            self._distrusted.add((digest, peer))
             self._down.add(peer)
         _log.warning("the mirror %s served wrong bytes for %s", peer.name, digest)
         return True
