@@ -549,6 +549,21 @@ def test_a_database_that_was_cut_off_is_said_to_be_damaged(store, registry, root
 # ---------------------------------------------------------------------- beside others
 
 
+def _churn(worker, images, offset, enough, changes, failures):
+    number = offset
+    try:
+        while not enough():
+            number += 1
+            image = images[number % len(images)]
+            worker.call("pull_image", image.reference)
+            worker.call("remove_image", images[(number + 2) % len(images)].reference, missing_ok=True)
+            if number % 4 == 0:
+                worker.call("collect")
+            changes.append(number)
+    except Exception as error:  # noqa: BLE001 -- told by the caller
+        failures.append(error)
+
+
 def test_a_check_beside_pulls_removals_and_collections_reports_nothing_false(open_store, root, registry):
     """
     And repairs nothing that lives: what was pulled can be read to the last byte afterwards.
@@ -562,30 +577,17 @@ def test_a_check_beside_pulls_removals_and_collections_reports_nothing_false(ope
     ]
     store = open_store(read_timeout_seconds=20)
     until = time.monotonic() + CHURN_SECONDS
-    checks = changes = 0
-    failures = []
+    checks = 0
+    changes, failures = [], []
 
     def enough():
-        return failures or (time.monotonic() > until and checks >= 5 and changes >= 10)
+        return failures or (time.monotonic() > until and checks >= 5 and len(changes) >= 10)
 
     with workers(root, 3) as others:
-
-        def churn(worker, offset):
-            nonlocal changes
-            number = offset
-            try:
-                while not enough():
-                    number += 1
-                    image = images[number % len(images)]
-                    worker.call("pull_image", image.reference)
-                    worker.call("remove_image", images[(number + 2) % len(images)].reference, missing_ok=True)
-                    if number % 4 == 0:
-                        worker.call("collect")
-                    changes += 2
-            except Exception as error:  # noqa: BLE001 -- told below
-                failures.append(error)
-
-        threads = [threading.Thread(target=churn, args=(each, at * 2)) for at, each in enumerate(others)]
+        threads = [
+            threading.Thread(target=_churn, args=(each, images, at * 2, enough, changes, failures))
+            for at, each in enumerate(others)
+        ]
         for each in threads:
             each.start()
         while not enough():
