@@ -68,7 +68,10 @@ def _translate_file_error(code: int, text: str, path: Path) -> StoreError | Disk
     if code == _READONLY or (code == _CANTOPEN and path.exists()):
         return StoreReadOnly(f"cannot write to {path}: {text}")
     if code in (_CORRUPT, _NOTADB):
-        return StoreCorrupt(f"{path} is damaged or no database: {text}")
+        return StoreCorrupt(
+            f"{path} is damaged or no database: {text}",
+            hint="put a backup in its place, or `ullage db salvage` makes it anew of the blobs that are there",
+        )
     said = {_CANTOPEN: f"cannot open {path}", _IOERR: f"input/output error on {path}"}
     return StoreError(f"{said.get(code, 'SQLite says')}: {text}")
 

@@ -56,7 +56,10 @@ def database_in(
         raise StoreError(f"there is no store in {root}")
     if size is not None and 0 < size < _SMALLEST_DATABASE_BYTES:
         # SQLite takes a file that has no whole header for an empty one, and would write over it.
-        raise StoreCorrupt(f"{path} is no database", hint="is this the right root?")
+        raise StoreCorrupt(
+            f"{path} is no database",
+            hint="is this the right root? If it is, `ullage db salvage` makes a database of the blobs that are there",
+        )
     return Database(
         path, gate=root / "gate", read_only=read_only, timeout_seconds=timeout_seconds, guard=guard
     )

@@ -208,6 +208,16 @@ def test_an_eviction_says_why(store, registry):
     assert (pulled.event, pulled.reference) == ("pulled", new.reference)
 
 
+def test_an_image_that_is_unpacked_into_trees_is_on_record_once(store, image):
+    status = store.pull_image(image.reference)
+    store.make_trees(image.reference)
+    store.make_trees(image.reference)  # they are there
+
+    unpacked, _ = store.history()
+    assert (unpacked.event, unpacked.image_id, unpacked.pid) == ("unpacked", status.image_id, os.getpid())
+    assert unpacked.owner.startswith(socket.gethostname())
+
+
 def test_what_is_refused_or_only_rehearsed_leaves_no_line(store, root, image):
     store.set_max_storage(10)
     with pytest.raises(StorageLimitExceeded):

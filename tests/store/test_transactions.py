@@ -18,7 +18,7 @@ from support.images import ImageBuilder
 from support.store import snapshot
 from ullage import Digest, EvictionPolicy, ImageSpec, PullPolicy, Reference, SimulatedRegistry
 from ullage.digest import digest_of
-from ullage.repository import Edge, ImageRepository, Naming, NewImage, NewTree, Owner
+from ullage.repository import Edge, ImageRepository, Naming, NewImage, NewTree, Owner, RestoredName
 from ullage.revision import GUARD, guard
 
 
@@ -117,6 +117,8 @@ NEW_IMAGE = NewImage(
     edges=tuple(Edge(digest, len(name), name, f"application/{name}") for name, digest in CONTENT.items()),
 )
 NAMING = Naming("app", "1", "", "example.com/app", "example.com/app:1", CONTENT["manifest"], None)
+
+RESTORED = RestoredName("docker.io/library/x:1", True, CONTENT["manifest"], CONTENT["manifest"], None)
 
 
 class NoFiles:
@@ -240,6 +242,8 @@ METHODS = {
     "tagged": (completed, lambda r: r.tagged("example.com/app:1"), 1),
     "content_in": (completed, lambda r: r.content_in("example.com/app", CONTENT["layer"]), 1),
     "referrers_of": (completed, lambda r: r.referrers_of("example.com/app", CONTENT["layer"]), 1),
+    "content": (completed, lambda r: r.content(), 1),
+    "restore_names": (completed, lambda r: r.restore_names([RESTORED]), 8),
     "history": (completed, lambda r: r.history("example.com/app:1"), 2),
     "sources": (completed, lambda r: r.sources(1), 2),
     "layout_state": (completed, lambda r: r.layout_state(), 1),

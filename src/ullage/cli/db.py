@@ -20,7 +20,7 @@ from ullage.sizes import human
 if TYPE_CHECKING:
     from ullage.model import Loss, StoreRevision
 
-__all__ = ["backup", "check", "current", "db", "downgrade", "history", "snapshot", "upgrade"]
+__all__ = ["backup", "check", "current", "db", "downgrade", "history", "salvage", "snapshot", "upgrade"]
 
 #: Something is wrong, and still is: the exit code of `StoreCorrupt`.
 _WRONG: Final = 32
@@ -33,6 +33,7 @@ _HOMES: Final = {
     "check": "db",
     "backup": "db",
     "snapshot": "db",
+    "salvage": "db",
 }
 
 
@@ -276,6 +277,50 @@ def snapshot(*, file: Path, force: bool, as_json: bool) -> None:
         with copied.open("rb") as source:
             shutil.copyfileobj(source, sys.stdout.buffer)
     sys.stdout.flush()
+
+
+@click.command(
+    cls=StoreCommand,
+    epilog="""\b
+    Examples:
+      ullage db salvage
+      ullage db salvage --json | python3 -m json.tool""",
+)
+@click.option("--force", is_flag=True, help="Also where nothing is wrong with the database that is there.")
+@_json_option
+def salvage(*, force: bool, as_json: bool) -> int:
+    """
+    Make a damaged or lost database anew.
+
+    Of the manifests under blobs/, each blob hashed before it is believed, and of index.json, which says what the
+    images were called; without it they come back nameless. The damaged file is renamed, and nothing is changed where
+    it fails. What a host had registered, and the history, do not come back. Exits with 32 when something was lost.
+    """
+    from ullage.salvage import salvage as restore  # noqa: PLC0415
+
+    said = restore(current_root(), force=force)
+    if as_json:
+        emit_json(said)
+        return _WRONG if said.lost else 0
+    for image in said.images:
+        names = " ".join((*image.repo_tags, *image.repo_digests)) or "<none>"
+        emit(f"recovered {image.image_id}: {human(image.size)}  {names}")
+    for what, reason in said.lost:
+        emit(f"lost      {what}: {reason}")
+    count = len(said.images)
+    lost = f"{len(said.lost)} manifests or names lost" if said.lost else "nothing lost"
+    say(f"{count} image{'' if count == 1 else 's'} recovered, {lost}")
+    if said.names_from is None:
+        say("there was no index.json to tell names: `ullage tag IMAGE-ID NAME` gives them new ones")
+    if said.unused_count:
+        say(
+            f"{said.unused_count} files of {human(said.unused_bytes)} belong to no image:"
+            " `ullage check --repair` removes them"
+        )
+    say(f"the limit is {human(said.max_bytes)}: `ullage quota --max` sets another")
+    if said.moved_aside:
+        say(f"the damaged database is {said.moved_aside} now")
+    return _WRONG if said.lost else 0
 
 
 def _root() -> Path:

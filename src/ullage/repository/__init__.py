@@ -21,6 +21,7 @@ from ullage.repository.leases import Leases, Owner
 from ullage.repository.lookup import ImageKey
 from ullage.repository.pulls import Pulls
 from ullage.repository.records import Edge, Naming, NewImage
+from ullage.repository.restoring import RestoredName, Restoring
 from ullage.repository.serving import Referrer, ServedContent, Serving
 from ullage.repository.stacks import Stack, Stacks
 from ullage.repository.storage import Storage
@@ -38,6 +39,7 @@ __all__ = [
     "Origin",
     "Owner",
     "Referrer",
+    "RestoredName",
     "ServedContent",
     "Stack",
     "TreeClaims",
@@ -60,6 +62,7 @@ class ImageRepository(
     Storage,
     History,
     Access,
+    Restoring,
 ):
     """
     The rows of one store.

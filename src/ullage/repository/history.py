@@ -53,18 +53,19 @@ class Origin:
     """
     Where the content of an image came from: the host of each blob, and how many bytes came from each host just now.
 
-    ``received`` is None for what came over no network.
+    ``received`` is None for what came over no network. ``how`` is what the history calls it, if not pulled or imported.
     """
 
     sources: Mapping[Digest, str] = field(default_factory=dict)
     received: Mapping[str, int] | None = field(default_factory=dict)
+    how: str | None = None
 
     @property
     def event(self) -> str:
         """
         What it is called in the history.
         """
-        return "imported" if self.received is None else "pulled"
+        return self.how or ("imported" if self.received is None else "pulled")
 
 
 class History(Records):
