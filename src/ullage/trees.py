@@ -55,16 +55,18 @@ class TreeFiles:
         Make the directories; durable on return.
         """
         with translated():
-            if not self.root.exists():
-                self.root.mkdir(0o700, parents=True, exist_ok=True)
+            made = not self.root.exists()
+            self.root.mkdir(0o700, parents=True, exist_ok=True)
             for directory in (
                 *(self.root / name for name in CONTENT_ALGORITHMS),
                 self._ingest,
                 self._trash,
                 self.none,
             ):
+                made |= not directory.exists()
                 directory.mkdir(exist_ok=True)
-            _sync_directory(self.root)
+            if made:
+                _sync_directory(self.root)
 
     def tree_path(self, chain_id: Digest) -> Path:
         return self.root / chain_id.algorithm / chain_id.encoded
@@ -162,6 +164,8 @@ class TreeFiles:
                 self._remove(self._trash / name)
 
     def _move_to_trash(self, path: Path) -> bool:
+        if not os.path.lexists(path):
+            return False
         try:
             _move(path, self._trash / f"{path.name}.{secrets.token_hex(4)}")
         except FileNotFoundError:

@@ -13,6 +13,8 @@ import stat
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from support.store import occupied
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -31,6 +33,9 @@ def of_wreck(root: Path, *, limit_was_lowered: bool = False, by_death: bool = Tr
             return []  # died while it made the store
         found = _rows(connection, limit_was_lowered=limit_was_lowered)
         found += _blobs(connection, root)
+        found += _trees(connection, root)
+        begun = _encoded(connection, "SELECT chain_id FROM tree_ingests")
+        grown = _encoded(connection, "SELECT chain_id FROM trees")
         announced = _encoded(connection, "SELECT digest FROM ingests")
         kept = _encoded(connection, "SELECT digest FROM blobs")
         tokens = {token for (token,) in connection.execute("SELECT token FROM leases")}
@@ -41,6 +46,11 @@ def of_wreck(root: Path, *, limit_was_lowered: bool = False, by_death: bool = Tr
     ]
     found += [
         f"I2: file without a row: ingest/{name}" for name in _names(root, "ingest") if name not in announced
+    ]
+    found += [
+        f"I2: directory without a row: trees/{name}"
+        for name in _names(root, "trees/sha256", "trees/sha512", "trees/ingest")
+        if name not in begun | grown
     ]
     if by_death:
         found += [
@@ -56,6 +66,13 @@ def at_rest(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
     with closing(sqlite3.connect(root / "ullage.db", timeout=10.0)) as connection:
         found = _rows(connection, limit_was_lowered=limit_was_lowered)
         found += _blobs(connection, root)
+        found += _trees(connection, root)
+        grown = _encoded(connection, "SELECT chain_id FROM trees")
+        found += [f"half a tree is left: {row}" for row in connection.execute("SELECT * FROM tree_ingests")]
+        found += [
+            f"a doomed tree is left: {row}"
+            for row in connection.execute("SELECT * FROM trees WHERE state <> 'ready'")
+        ]
         kept = _encoded(connection, "SELECT digest FROM blobs")
         partials = {
             digest.partition(":")[2]: received
@@ -85,6 +102,16 @@ def at_rest(root: Path, *, limit_was_lowered: bool = False) -> list[str]:
     found += [
         f"a file is left: {folder}/{name}" for folder in ("trash", "leases") for name in _names(root, folder)
     ]
+    found += [
+        f"I2: directory without a row: trees/{name}"
+        for name in _names(root, "trees/sha256", "trees/sha512")
+        if name not in grown
+    ]
+    found += [
+        f"a directory is left: {folder}/{name}"
+        for folder in ("trees/ingest", "trees/trash")
+        for name in _names(root, folder)
+    ]
     headroom = root / "headroom"
     if headroom.exists() and not headroom.stat().st_size:
         found.append("headroom with no room in it")
@@ -109,6 +136,8 @@ def summary(root: Path) -> dict[str, Any]:
                 "SELECT d.reference, i.image_id FROM repo_digests AS d JOIN images AS i ON i.id = d.image_id"
             ),
             "blobs": rows("SELECT digest, size, state, referenced FROM blobs"),
+            "trees": rows("SELECT chain_id, space_bytes, inodes, state, referenced FROM trees"),
+            "stacks": rows("SELECT count(*) FROM manifest_trees GROUP BY manifest_id"),
             "partials": rows("SELECT digest, size, received_bytes FROM ingests"),
             "usage": rows(
                 "SELECT max_bytes, used_bytes, reserved_bytes, image_count, doomed_bytes FROM storage_usage"
@@ -144,6 +173,22 @@ def _blobs(connection: sqlite3.Connection, root: Path) -> list[str]:
             found.append(f"I1: file with other bytes: {digest}")
         if stat.S_IMODE(path.stat().st_mode) != 0o444:
             found.append(f"blob that can be written to: {digest}")
+    return found
+
+
+def _trees(connection: sqlite3.Connection, root: Path) -> list[str]:
+    found = []
+    for chain_id, space_bytes, inodes in connection.execute(
+        "SELECT chain_id, space_bytes, inodes FROM trees WHERE state = 'ready'"
+    ):
+        algorithm, _, encoded = chain_id.partition(":")
+        path = root / "trees" / algorithm / encoded
+        if not path.is_dir():
+            found.append(f"I1: row without a directory: {chain_id}")
+        elif occupied(path) != (space_bytes, inodes):
+            found.append(
+                f"I7: a tree takes {occupied(path)}, its row says {(space_bytes, inodes)}: {chain_id}"
+            )
     return found
 
 

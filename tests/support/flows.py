@@ -50,7 +50,7 @@ def warm_up() -> None:
             store.pull_image("warm")
         with LoopbackRegistry() as loopback, open_store(Path(name) / "store") as store:
             image = ImageBuilder(loopback, "warm").layer({"warm": b"warm"}).push("1")
-            store.pull_image(image.reference)
+            store.pull_image(image.reference, unpack=True)
             store.check(digests=True)
             store.remove_image(image.reference)
             store.collect()
@@ -63,8 +63,15 @@ def _nothing(_store: ImageService, say: Callable[..., None]) -> None:
     say("opened")
 
 
-def _pull(store: ImageService, say: Callable[..., None], *, reference: str, evict: bool = False) -> None:
-    store.pull_image(reference, evict=evict)
+def _pull(
+    store: ImageService,
+    say: Callable[..., None],
+    *,
+    reference: str,
+    evict: bool = False,
+    unpack: bool = False,
+) -> None:
+    store.pull_image(reference, evict=evict, unpack=unpack)
     say("pulled", reference)
 
 

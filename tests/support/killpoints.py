@@ -24,6 +24,8 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import ullage.trees
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -199,6 +201,7 @@ class Points:
             ("scandir", "list"),
         ):
             setattr(os, name, self._on_path(getattr(os, name), kind))
+        ullage.trees.sync_filesystem = self._on_path(ullage.trees.sync_filesystem, "syncfs")
         for name in ("rename", "replace", "link"):
             setattr(os, name, self._on_two_paths(getattr(os, name), "rename"))
         os.open = self._open_descriptor(os.open)  # type: ignore[assignment]

@@ -21,6 +21,8 @@ _IN = re.compile(r"ingest/\w+ -> blobs/\w+/\w+")
 _OUT = re.compile(r"blobs/(\w+)/(\w+) -> trash/\w+\.\w+")
 _PARTIAL_OUT = re.compile(r"ingest/(\w+) -> trash/\w+\.\w+")
 _REPLACED = re.compile(r"leases/\w+ -> blobs/\w+/\w+")
+_TREE_IN = re.compile(r"trees/ingest/\w+ -> trees/\w+/\w+")
+_TREE_OUT = re.compile(r"trees/\w+/\w+ -> trees/trash/\w+\.\w+")
 _LEASE = re.compile(r"leases/\.(\w+) -> leases/(\w+)")
 
 
@@ -66,6 +68,9 @@ class _State:
         default_factory=set
     )  # directories that something was moved out of or into, the same
     partials: set[str] = field(default_factory=set)  # moved aside in this transaction, as an ingest
+    trees_synced: bool = False  # all that was written to trees is on disk
+    trees_moved: set[str] = field(default_factory=set)  # directories with renames of trees that are not
+    trees_doomed_here: bool = False
     in_write: bool = False
     doomed_here: bool = False  # in this transaction, and so not durable
     swept_here: bool = False
@@ -99,11 +104,40 @@ def _step(state: _State, call: Call) -> Iterator[str]:
         yield f"I3: a blob is unlinked in its place: {what}"
     elif kind == "unlink" and what.startswith("trash/") and (state.in_write or not state.trash_is_final):
         yield f"I3: {what} is unlinked before the end of its row is durable"
+    yield from _tree(state, kind, what)
     if kind == "lock" and what.startswith("leases/."):
         state.locked.add(what.removeprefix("leases/."))
     elif kind == "create" and re.fullmatch(r"leases/\w+", what):
         yield f"a lease is visible before it is locked: {what}"
     yield from _sql(state, kind, what)
+
+
+def _tree(state: _State, kind: str, what: str) -> Iterator[str]:
+    if kind == "syncfs":
+        state.trees_synced = True
+    elif kind == "mkdir" and what.startswith("trees/ingest/"):
+        state.trees_synced = False
+    elif kind == "fsync":
+        state.trees_moved.discard(what)
+    elif kind == "rename" and (_TREE_IN.fullmatch(what) or _TREE_OUT.fullmatch(what)):
+        if _TREE_IN.fullmatch(what) and not state.trees_synced:
+            yield f"I4: {what} before it is synced"
+        if _TREE_OUT.fullmatch(what) and state.trees_doomed_here:
+            yield f"I3: {what} before its doom is durable"
+        state.trees_moved |= {each.rpartition("/")[0] for each in what.split(" -> ")}
+    else:
+        yield from _tree_rows(state, kind, what)
+
+
+def _tree_rows(state: _State, kind: str, what: str) -> Iterator[str]:
+    if what == "BEGIN IMMEDIATE":
+        state.trees_doomed_here = False
+    elif kind == "statement" and what.startswith("INSERT INTO trees") and state.trees_moved:
+        yield f"I4: rows of trees come before their directory is synced: {sorted(state.trees_moved)}"
+    elif kind == "statement" and what.startswith("UPDATE trees SET state=? WHERE trees.state"):
+        state.trees_doomed_here = True
+    elif kind == "commit" and state.trees_moved:
+        yield f"I3: a row ends before the move of its directory is synced: {sorted(state.trees_moved)}"
 
 
 def _rename(state: _State, what: str) -> Iterator[str]:

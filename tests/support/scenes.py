@@ -127,6 +127,14 @@ def _with(*names: str) -> Callable[[Workshop, Path], None]:
     return prepare
 
 
+def _unpacked(name: str) -> Callable[[Workshop, Path], None]:
+    def prepare(workshop: Workshop, root: Path) -> None:
+        with open_store(root) as store:
+            store.pull_image(getattr(workshop, name).reference, unpack=True)
+
+    return prepare
+
+
 def _after_a_death(
     flow: str, reference: str, *, kinds: set[str], at: int, first: tuple[str, ...] = ()
 ) -> Any:
@@ -280,6 +288,8 @@ SCENES: dict[str, Scene] = {
         Scene(
             "a removal of what shares layers", "remove", _with("small", "sibling"), {"reference": "@small"}
         ),
+        Scene("a pull that unpacks", "pull", _with(), {"reference": "@near", "unpack": True}),
+        Scene("a removal of what is unpacked", "remove", _unpacked("near"), {"reference": "@near"}),
         Scene("a collection", "collect", _littered, arm="start"),
         Scene("a hold", "hold", _with("small"), {"reference": "@small"}),
         Scene("names", "name", _with("small"), {"reference": "@small", "tag": "other:1"}),

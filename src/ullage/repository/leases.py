@@ -113,8 +113,9 @@ class Leases(Records):
             connection.execute(_RECEIVED, {"received": json.dumps(received), "token": token})
             end_lease(connection, token)
             connection.execute(_DISCARDED, {"received": json.dumps(received)})
-            nobodys = (tree_ingests.c.lease_id.is_(None), tree_ingests.c.chain_id.in_(half_trees))
-            connection.execute(update(tree_ingests).where(*nobodys).values(state="discarded"))
+            if half_trees:
+                nobodys = (tree_ingests.c.lease_id.is_(None), tree_ingests.c.chain_id.in_(half_trees))
+                connection.execute(update(tree_ingests).where(*nobodys).values(state="discarded"))
             doom_garbage(connection)
 
     def hold(self, owner: Owner, key: ImageKey) -> ImageStatus:
