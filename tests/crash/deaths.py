@@ -71,8 +71,10 @@ class Torture:
                 builder.layer({layer: noise(_LAYERS[layer], layer)})
             self._images.append(builder.push("1"))
         every = {blob.digest: blob.size for image in (self._kept, *self._images) for blob in image.blobs}
-        # Any image fits alone beside the one that is kept; about half of them fit at once.
-        self._limit = max(sum(every.values()) // 2, self._kept.size + max(each.size for each in self._images))
+        # Any image fits alone, and unpacked, beside the one that is kept; about half of them fit at once.
+        self._limit = max(
+            sum(every.values()), 3 * (self._kept.size + max(each.size for each in self._images))
+        )
         self._root = self._new_store()
 
     def _new_store(self) -> Path:

@@ -30,8 +30,8 @@ COSTS = {
     "a collection": Counts(reads=16, writes=3, statements=32, fsyncs=9, fdatasyncs=1),
     "a hold": Counts(reads=3, writes=2, statements=14, fsyncs=0, fdatasyncs=0),
     "a limit": Counts(reads=1, writes=1, statements=4, fsyncs=0, fdatasyncs=0),
-    # Beside those of a pull: a claim, a step of the reservation and its end (none of them durable), a word to the shell,
-    # blobs before trees, trees. One syncfs, and the two directories of the rename.
+    # Beside those of a pull: a claim, a step of the reservation and its end (not durable), a word to the shell, blobs
+    # before trees, trees. One syncfs, and the two directories of the rename.
     "a pull that unpacks": Counts(reads=8, writes=9, statements=67, fsyncs=3, fdatasyncs=3),
     "a removal of what is unpacked": Counts(reads=4, writes=3, statements=18, fsyncs=4, fdatasyncs=0),
 }

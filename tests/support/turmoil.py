@@ -6,12 +6,14 @@ It tells of each operation what came of it; what may not come of it is a violati
 
 from __future__ import annotations
 
+import contextlib
 import random
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ullage import ImageError, ImageService, RegistryClient
+from ullage import ImageError, ImageNotFound, ImageService, RegistryClient
 from ullage.digest import Digest, Hasher
 
 if TYPE_CHECKING:
@@ -38,8 +40,13 @@ class _Actor:
 
     def pull(self) -> None:
         reference = self.rng.choice(self.images)
-        status = self.store.pull_image(reference, evict=self.rng.random() < 0.6)
+        status = self.store.pull_image(
+            reference, evict=self.rng.random() < 0.6, unpack=self.rng.random() < 0.35
+        )
         assert reference in status.repo_tags, status
+
+    def unpack(self) -> None:
+        self.store.make_trees(self.rng.choice(self.images), evict=self.rng.random() < 0.6)
 
     def remove(self) -> None:
         self.store.remove_image(self.rng.choice(self.images), missing_ok=True)
@@ -80,6 +87,9 @@ class _Actor:
                     hasher.update(file.read())
                 assert hasher.matches, each.digest
             assert self.store.image_status(status.id) is not None
+            with contextlib.suppress(ImageNotFound):  # it is not unpacked
+                for each in self.store.mount_spec(status.id).lowerdirs:
+                    assert any(Path(each).iterdir()) or each.endswith("none"), each
 
     def check(self) -> None:
         found = self.store.check(digests=True)
@@ -106,7 +116,9 @@ class _Actor:
 
 _OPERATIONS: dict[str, tuple[int, set[str]]] = {
     # How often, and which exceptions are an answer.
-    "pull": (40, {"StorageLimitExceeded"}),
+    # A pull may find its image here, and lose it while it unpacks that.
+    "pull": (40, {"StorageLimitExceeded", "ImageNotFound"}),
+    "unpack": (8, {"StorageLimitExceeded", "ImageNotFound"}),
     "remove": (14, {"ImageInUse"}),
     "tag": (5, set()),
     "move_a_tag": (4, {"ImageNotFound"}),

@@ -183,7 +183,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
 
         Raises:
             InvalidReference: *image* or *platform* does not parse.
-            ImageNotFound: the policy is NEVER and it is not here.
+            ImageNotFound: the policy is NEVER and it is not here; or it was here, and removed while it was unpacked.
             AuthenticationFailed, RegistryUnavailable: the registry did not let us, or did not answer.
             PullFailed: it ended without an image; see its subclasses.
             UnsupportedContent: it is to be unpacked, and has no layers of files.
