@@ -14,7 +14,7 @@ from support.scenes import SCENES
 # comes on top. A blob costs its fdatasync; a directory one fsync for all that was renamed in it, or out of it.
 COSTS = {
     # The two syncs are of directories that may have been made just now.
-    "a store is opened": Counts(reads=8, writes=0, statements=8, fsyncs=3, fdatasyncs=0),
+    "a store is opened": Counts(reads=8, writes=0, statements=8, fsyncs=2, fdatasyncs=0),
     # Admission and completion; four blobs.
     "the first pull": Counts(reads=7, writes=2, statements=38, fsyncs=1, fdatasyncs=5),
     # One more statement: the lease on the layer that is here.
@@ -27,13 +27,13 @@ COSTS = {
     # The doom and the sweep.
     "a removal": Counts(reads=5, writes=2, statements=19, fsyncs=2, fdatasyncs=1),
     # With the opening of the store, which sweeps what was doomed already.
-    "a collection": Counts(reads=16, writes=3, statements=32, fsyncs=9, fdatasyncs=1),
-    "a hold": Counts(reads=3, writes=2, statements=14, fsyncs=0, fdatasyncs=0),
+    "a collection": Counts(reads=16, writes=3, statements=32, fsyncs=8, fdatasyncs=1),
+    "a hold": Counts(reads=3, writes=2, statements=13, fsyncs=0, fdatasyncs=0),
     "a limit": Counts(reads=1, writes=1, statements=4, fsyncs=0, fdatasyncs=0),
     # Beside those of a pull: a claim, a step of the reservation and its end (not durable), a word to the shell, blobs
     # before trees, trees. One syncfs, and the two directories of the rename.
-    "a pull that unpacks": Counts(reads=8, writes=9, statements=67, fsyncs=3, fdatasyncs=3),
-    "a removal of what is unpacked": Counts(reads=4, writes=3, statements=18, fsyncs=4, fdatasyncs=0),
+    "a pull that unpacks": Counts(reads=10, writes=9, statements=72, fsyncs=3, fdatasyncs=4),
+    "a removal of what is unpacked": Counts(reads=6, writes=3, statements=23, fsyncs=4, fdatasyncs=1),
 }
 
 
