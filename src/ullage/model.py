@@ -79,11 +79,10 @@ class PullProgress:
     """
     One step of a pull, as handed to ``on_progress``.
 
-    ``done_bytes`` of ``total_bytes`` counts what this pull needs and did not
-    find here; ``present_bytes`` is what it found. ``blob`` names the blob that
-    moved, with its own ``blob_done_bytes`` of ``blob_total_bytes``; it is None
-    in events that are about the pull as a whole. ``evicted`` are the images that
-    had to go for it, in one event of their own.
+    ``done_bytes`` of ``total_bytes`` counts what this pull needs and did not find here; ``present_bytes`` is what it
+    found, ``received_bytes`` what came over the network just now. ``blob`` names the blob that moved, with its own
+    ``blob_done_bytes`` of ``blob_total_bytes``; it is None in events that are about the pull as a whole. ``evicted``
+    are the images that had to go for it, in one event of their own.
     """
 
     reference: str
@@ -91,6 +90,7 @@ class PullProgress:
     done_bytes: int = 0
     total_bytes: int = 0
     present_bytes: int = 0
+    received_bytes: int = 0
     blob: str | None = None
     blob_done_bytes: int = 0
     blob_total_bytes: int = 0

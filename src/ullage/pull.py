@@ -105,7 +105,7 @@ class Pull:
         self._resolver = Resolver(repository, files, repo, target, platform, every=every)
         self._deadline = deadline
         self._cancel = cancel
-        self._telling = Telling(target.shown, on_progress)
+        self._telling = Telling(target.shown, on_progress, repo.received_from)
         self._evict = evict
         self._unpack = unpack
         self._patience = patience

@@ -23,9 +23,15 @@ class Telling:
     What is known of one pull's progress, and which of it was told.
     """
 
-    def __init__(self, reference: str, on_progress: ProgressCallback | None) -> None:
+    def __init__(
+        self,
+        reference: str,
+        on_progress: ProgressCallback | None,
+        received_from: Mapping[str, int] | None = None,
+    ) -> None:
         self._reference = reference
         self._on_progress = on_progress
+        self._received_from = received_from
         #: Bytes of each blob that are here, and how many it has; of those that this pull did not find here.
         self.received: dict[Digest, int] = {}
         self.sizes: dict[Digest, int] = {}
@@ -92,4 +98,6 @@ class Telling:
             done_bytes=sum(received.values()),
             total_bytes=sum(self.sizes.values()),
             present_bytes=self.present_bytes,
+            # A copy: those who receive go on meanwhile.
+            received_bytes=sum(dict(self._received_from or {}).values()),
         )

@@ -191,6 +191,40 @@ def test_13_the_size_is_what_its_blobs_take_and_the_rest_is_in_the_verbose_info(
     assert storage["sharedBytes"] == 0
 
 
+def test_13_the_size_and_the_usage_have_the_trees_as_du_counts_them(serving, root, registry):
+    cri = serving(store_options={"unpack": True})
+    one = (
+        ImageBuilder(registry, "one")
+        .layer({"etc/base": b"b" * 9000})
+        .layer({"etc/one": b"1" * 100})
+        .push("1")
+    )
+    two = ImageBuilder(registry, "two").layer({"etc/base": b"b" * 9000}).layer({"etc/two": b"2"}).push("1")
+
+    def du(what):
+        trees = (root / "trees" / "sha256").iterdir()
+        done = subprocess.run(["du", what, "--summarize", *trees], capture_output=True, text=True, check=True)
+        return sum(int(line.split()[0]) for line in done.stdout.splitlines())
+
+    cri.pull(one.reference)
+    blocks = du("--block-size=1")
+    assert blocks > 9000
+    assert cri.status(one.reference).size == cri.list()[0].size == one.size + blocks
+    assert cri.usage() == (one.size + blocks, len(one.blobs) + du("--inodes"))
+
+    cri.pull(two.reference)
+    blobs = {blob.digest: blob.size for each in (one, two) for blob in each.blobs}
+    usage = (sum(blobs.values()) + du("--block-size=1"), len(blobs) + du("--inodes"))
+    assert cri.usage() == usage
+    storage = json.loads(cri.status_answer(two.reference, verbose=True).info["storage"])
+    assert cri.status(two.reference).size == storage["compressedBytes"] + storage["unpackedBytes"]
+
+    cri.remove(two.reference)
+
+    assert cri.usage()[0] == usage[0] - storage["exclusiveBytes"] == one.size + blocks
+    assert cri.usage()[1] == len(one.blobs) + du("--inodes")
+
+
 def test_14_a_deadline_of_a_millisecond_leaves_nothing_visible(cri, root, image, wait_until):
     before = snapshot(root)
 

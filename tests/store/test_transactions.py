@@ -249,6 +249,7 @@ METHODS = {
     "layout_state": (completed, lambda r: r.layout_state(), 1),
     "layout_entries": (completed, lambda r: r.layout_entries(), 4),
     "usage": (completed, lambda r: r.usage(), 1),
+    "on_disk": (completed, lambda r: r.on_disk(1), 2),
     "image_storage": (completed, lambda r: r.image_storage(1), 1),
     "view": (completed, lambda r: r.view("problems"), 1),
     "min_free": (nothing, lambda r: r.min_free(), 1),

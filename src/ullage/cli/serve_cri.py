@@ -88,6 +88,11 @@ class _Mode(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
     help="How many pulls run at once; further ones wait.",
 )
 @click.option(
+    "--unpack",
+    is_flag=True,
+    help="Unpack each image's layers into the store as well, for a runtime to mount.",
+)
+@click.option(
     "--max-storage", metavar="SIZE", type=Size(), help="Set the storage limit first, as `quota --max` does."
 )
 @click.option(
@@ -114,6 +119,7 @@ def serve_cri(
     runtime_handlers: tuple[str, ...],
     platform: str | None,
     parallel_pulls: int,
+    unpack: bool,
     max_storage: int | None,
     metrics: str | None,
     drain: float,
@@ -133,7 +139,9 @@ def serve_cri(
         settings = cri.CriSettings(pinned_images, runtime_handlers, parallel_pulls, platform)
         _log_to_stderr(quiet=quiet)
         _raise_descriptor_limit()
-        service = stack.enter_context(changing(registry=reach.client(), max_storage=max_storage))
+        service = stack.enter_context(
+            changing(registry=reach.client(), max_storage=max_storage, unpack=unpack)
+        )
         server = cri.CriServer(service, address, settings=settings, mode=socket_mode, drain_seconds=drain)
         if metrics is not None:
             stack.enter_context(_showing(server, service, metrics, quiet=quiet))

@@ -25,7 +25,7 @@ _CHUNK_IMAGES: Final = 500
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
-def as_image(status: ImageStatus, pins: Pins) -> Any:  # noqa: ANN401 -- a message
+def as_image(status: ImageStatus, on_disk_bytes: int, pins: Pins) -> Any:  # noqa: ANN401 -- a message
     """
     CRI's ``Image``. The same image gives the same message, byte by byte.
     """
@@ -34,7 +34,7 @@ def as_image(status: ImageStatus, pins: Pins) -> Any:  # noqa: ANN401 -- a messa
         repo_tags=status.repo_tags,
         repo_digests=status.repo_digests,
         # CRI wants more than zero; an image that the host registered may have none.
-        size=max(1, status.size),
+        size=max(1, on_disk_bytes),
         username=status.username,
         pinned=pins.pinned(status),
     )
@@ -46,13 +46,13 @@ def as_image(status: ImageStatus, pins: Pins) -> Any:  # noqa: ANN401 -- a messa
     return image
 
 
-def chunks(statuses: list[ImageStatus], pins: Pins) -> Iterator[bytes]:
+def chunks(found: list[tuple[ImageStatus, int]], pins: Pins) -> Iterator[bytes]:
     """
     Messages of a stream, encoded: each image in one of them, and none of them empty.
     """
     answer, size = message("runtime.v1.StreamImagesResponse")(), 0
-    for status in statuses:
-        image = as_image(status, pins)
+    for status, on_disk_bytes in found:
+        image = as_image(status, on_disk_bytes, pins)
         size += image.ByteSize()
         answer.images.append(image)
         if len(answer.images) >= _CHUNK_IMAGES or size >= _CHUNK_BYTES:

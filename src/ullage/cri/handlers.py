@@ -18,7 +18,7 @@ import grpc
 from ullage.cri.images import Call, Images
 from ullage.cri.messages import decode
 from ullage.cri.runtime import Runtime
-from ullage.cri.statuses import refusal
+from ullage.cri.statuses import Refusal, refusal
 
 if TYPE_CHECKING:
     import threading
@@ -32,6 +32,7 @@ __all__ = ["Handlers"]
 
 _READERS: Final = 8
 _WRITERS: Final = 16
+_ENDING: Final = "the server is about to end"
 #: gRPC says "no deadline" as None or as a time beyond the end of the universe.
 _NO_DEADLINE_SECONDS: Final = 10 * 365 * 86400.0
 
@@ -138,10 +139,20 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
 
         return stream
 
+    def _timely(self, said: Refusal, call: Call) -> Refusal:
+        """
+        Why a pull was cancelled, where it was not its client who did it.
+        """
+        if said.code is not grpc.StatusCode.CANCELLED:
+            return said
+        if call.deadline is not None and time.monotonic() >= call.deadline:
+            return Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, said.details)
+        return Refusal(grpc.StatusCode.UNAVAILABLE, _ENDING) if self._draining else said
+
     async def _run(self, verb: _Verb, data: bytes, context: Any, timed: _Timed) -> Any:  # noqa: ANN401
         if self._draining:
             timed.code = grpc.StatusCode.UNAVAILABLE.name
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is about to end")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _ENDING)
         left = context.time_remaining()
         deadline = None if left is None or left > _NO_DEADLINE_SECONDS else time.monotonic() + left
         call = Call(deadline)
@@ -152,7 +163,7 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         try:
             return await asyncio.get_running_loop().run_in_executor(verb.executor, _work, verb, data, call)
         except Exception as error:  # noqa: BLE001 -- the door: all that was raised ends here as a status
-            said = refusal(error)
+            said = self._timely(refusal(error), call)
             timed.code = said.code.name
             await context.abort(said.code, said.details)
         finally:

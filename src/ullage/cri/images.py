@@ -53,7 +53,7 @@ class Images:
 
     def list_images(self, request: Any, _call: Call) -> Any:  # noqa: ANN401 -- messages
         answer = message("runtime.v1.ListImagesResponse")()
-        answer.images.extend(as_image(status, self._pins) for status in self._filtered(request))
+        answer.images.extend(as_image(*each, self._pins) for each in self._filtered(request))
         return answer
 
     def stream_images(self, request: Any, _call: Call) -> Iterator[bytes]:  # noqa: ANN401
@@ -64,9 +64,8 @@ class Images:
 
     def image_status(self, request: Any, _call: Call) -> Any:  # noqa: ANN401
         answer = message("runtime.v1.ImageStatusResponse")()
-        status = self._find(request.image)
-        if status is not None:
-            answer.image.CopyFrom(as_image(status, self._pins))
+        for status, on_disk_bytes in self._find(request.image):
+            answer.image.CopyFrom(as_image(status, on_disk_bytes, self._pins))
             if request.verbose:
                 answer.info.update(as_info(self._service, status))
         return answer
@@ -121,15 +120,17 @@ class Images:
             image_filesystems=[usage], container_filesystems=[usage]
         )
 
-    def _find(self, spec: Any) -> ImageStatus | None:  # noqa: ANN401
+    def _find(self, spec: Any) -> list[tuple[ImageStatus, int]]:  # noqa: ANN401
+        """
+        The image that is named, with what it takes; none when nothing is named or it is not here.
+        """
         name = self._named(spec)
-        return self._service.image_status(name) if name else None
+        return self._service.on_disk(name) if name else []
 
-    def _filtered(self, request: Any) -> list[ImageStatus]:  # noqa: ANN401
-        if not self._named(request.filter.image):
-            return self._service.list_images()
-        status = self._find(request.filter.image)
-        return [] if status is None else [status]
+    def _filtered(self, request: Any) -> list[tuple[ImageStatus, int]]:  # noqa: ANN401
+        return (
+            self._find(request.filter.image) if self._named(request.filter.image) else self._service.on_disk()
+        )
 
     def _named(self, spec: Any) -> str:  # noqa: ANN401
         """
@@ -155,10 +156,9 @@ class _Fetched:
 
     bytes: int = 0
     evicted: int = 0
-    _seen: dict[str, int] = field(default_factory=dict)
 
     def note(self, progress: PullProgress) -> None:
-        self.bytes = max(self.bytes, progress.done_bytes)
+        self.bytes = max(self.bytes, progress.received_bytes)
         self.evicted += len(progress.evicted)
 
 

@@ -26,7 +26,7 @@ _CALL_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 METRICS: Final = {
     "ullage_pulls_total": ("counter", "Pulls that ended, by gRPC code."),
     "ullage_pulls_in_progress": ("gauge", "Pulls that run or wait for their turn."),
-    "ullage_pull_bytes_total": ("counter", "Bytes of content that pulls received."),
+    "ullage_pull_bytes_total": ("counter", "Bytes that pulls received over the network."),
     "ullage_pull_duration_seconds": ("histogram", "How long pulls took, whatever their end."),
     "ullage_evicted_images_total": ("counter", "Images that went to make room for a pull of this server."),
     "ullage_cri_requests_total": ("counter", "Answered calls, by method and gRPC code."),

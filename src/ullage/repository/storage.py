@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, exists, func, or_, select, update
+from sqlalchemy import Connection, exists, func, or_, select, text, update
 
 from ullage.digest import Digest
 from ullage.errors import StorageLimitExceeded
 from ullage.model import ImageStorage, StorageUsage
+from ullage.repository.lookup import LIST, find
 from ullage.repository.records import Records
+from ullage.repository.rows import image_status
 from ullage.schema import (
     accounting_drift,
     blobs,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Table
 
     from ullage.database import RuleBroken
+    from ullage.model import ImageStatus
+    from ullage.repository.lookup import ImageKey
 
 __all__ = [
     "INODES_RULE",
@@ -74,6 +78,14 @@ _STACKED_ON = exists().where(manifest_trees.c.tree_id == trees.c.id)
 _GARBAGE_TREES = (trees.c.referenced == 0, ~_TREE_LEASED)
 
 
+#: What images take unpacked; those that are not, are not in it.
+_UNPACKED: Final = text(
+    "SELECT image_id, sum(space_bytes) AS bytes FROM (SELECT DISTINCT m.image_id AS image_id, t.id AS id,"
+    " t.space_bytes AS space_bytes FROM manifest_trees AS e JOIN manifests AS m ON m.id = e.manifest_id"
+    " JOIN trees AS t ON t.id = e.tree_id WHERE :image_id IS NULL OR m.image_id = :image_id) GROUP BY image_id"
+)
+
+
 class Storage(Records):
     """
     The part of `ImageRepository` that is about bytes.
@@ -97,6 +109,22 @@ class Storage(Records):
             statement = statement.where(image_storage.c.id == row_id)
         with self._database.read() as connection:
             return [ImageStorage(**row) for row in connection.execute(statement).mappings()]
+
+    def on_disk(self, key: ImageKey | None = None) -> list[tuple[ImageStatus, int]]:
+        """
+        One image, or all by id, with what each takes: its blobs and its trees. One read, of one moment.
+
+        What images share is in each of them. Empty when *key* names none.
+        """
+        with self._database.read() as connection:
+            if key is None:
+                found = [image_status(row) for row in connection.execute(LIST)]
+            else:
+                status = find(connection, key)
+                found = [] if status is None else [status]
+            only = {"image_id": None if key is None or not found else found[0].id}
+            unpacked = {row.image_id: int(row.bytes) for row in connection.execute(_UNPACKED, only)}
+        return [(status, status.size + unpacked.get(status.id, 0)) for status in found]
 
     def view(self, name: str) -> list[dict[str, Any]]:
         """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ullage.check import Checker
 from ullage.doctor import examine
 from ullage.recovery import collect, sweep_quietly, with_headroom
-from ullage.service.handle import Handle, ImageLike
+from ullage.service.handle import Handle, ImageLike, key_of
 from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Evicted,
         EvictionPolicy,
         Finding,
+        ImageStatus,
         ImageStorage,
         Problem,
         Reclaimed,
@@ -96,6 +97,17 @@ class Storing(Handle):
             ImageNotFound: there is no such image.
         """
         return self._repository.image_storage(None if image is None else self._get(image).id)
+
+    def on_disk(self, image: ImageLike | None = None) -> list[tuple[ImageStatus, int]]:
+        """
+        One image, or all by id as of one moment, with what each takes on disk: its blobs and its trees.
+
+        What images share is in each of them. Empty when *image* is not here.
+
+        Raises:
+            InvalidReference: *image* cannot name one, or is a prefix of several ids.
+        """
+        return self._repository.on_disk(None if image is None else key_of(image))
 
     def collect(self, policy: EvictionPolicy | None = None, *, dry_run: bool = False) -> Reclaimed:
         """
