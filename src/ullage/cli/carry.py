@@ -142,7 +142,7 @@ def index() -> None:
     """
     Make the index.json of the store current.
 
-    The store is an OCI layout that skopeo, umoci and crane read. Its index.json follows by itself, a second after
+    The store is an OCI layout that skopeo, umoci and podman read. Its index.json follows by itself, a second after
     a change and when a command ends; only after a crash, or a change in the sqlite3 shell, is it behind until the
     store is opened next. Prints its path.
     """
