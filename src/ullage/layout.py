@@ -37,8 +37,8 @@ _log = logging.getLogger(__name__)
 _DELAY_SECONDS: Final = 1.0
 #: Of a large store it is written less often, so that it takes one part in so many of the time.
 _SHARE: Final = 20
-#: How long to wait for another process that is writing it.
-_PATIENCE_SECONDS: Final = 0.2
+#: How long to wait for another process that is writing it; one that is stuck in it keeps nobody longer.
+_PATIENCE_SECONDS: Final = 1.0
 _STATE_BYTES: Final = 1024
 _LOCK: Final = "index.lock"
 

@@ -17,6 +17,7 @@ import pytest
 
 from support.archives import Layout, built
 from support.images import ImageBuilder, push_index
+from support.store import query
 from support.worker import environment
 from ullage import ImageService, StoreReadOnly
 from ullage import layout as layout_module
@@ -137,6 +138,77 @@ def test_what_a_salvage_needs_of_an_index_is_there(root, open_store, registry):
         assert annotations["ullage.platform"] == "linux/arm64"
         assert annotations["ullage.indexes"] == two.index.digest
     assert names_of(root) == {two.reference, two.repo_digest}
+
+
+def told_by(root):
+    """
+    What the index says of names: (reference, manifest, what it was resolved to, platform, pinned).
+    """
+    return {
+        (
+            each["annotations"][NAME],
+            each["digest"],
+            each["annotations"].get("ullage.resolved", each["digest"]),
+            each["annotations"].get("ullage.platform"),
+            each["annotations"].get("ullage.pinned") == "true",
+        )
+        for each in index_of(root)["manifests"]
+        if NAME in each["annotations"]
+    }
+
+
+def known_to(root):
+    """
+    What the rows say of them.
+    """
+    names = " UNION ALL ".join(
+        f"SELECT reference, manifest_id, digest, platform FROM {table}"
+        for table in ("repo_tags", "repo_digests")
+    )
+    rows = query(
+        root,
+        "SELECT r.reference, m.digest, r.digest, r.platform, i.pinned"
+        f" FROM ({names}) AS r JOIN manifests AS m ON m.id = r.manifest_id JOIN images AS i ON i.id = m.image_id",
+    )
+    return {(*rest, bool(pinned)) for *rest, pinned in rows}
+
+
+def test_with_the_blobs_it_says_all_that_the_rows_say_of_names(root, open_store, registry, source):
+    host, arm = (
+        ImageBuilder(registry, "app", platform=each).layer({"a": each.encode()})
+        for each in ("linux/amd64", "linux/arm64")
+    )
+    one, _ = push_index(registry, "app", [host, arm], "1")
+    with open_store() as store:
+        store.pull_image(one.reference, platform="all")
+        store.pull_image(one.reference, platform="linux/arm64")
+        store.import_images(source)
+        store.tag_image("app:1", "other:2")
+        store.pin_image("app:1")
+
+    assert len(told_by(root)) >= 6
+    assert told_by(root) == known_to(root)
+
+
+def test_processes_that_change_a_store_at_once_leave_an_index_that_is_right(root, open_store, source):
+    with open_store() as store:
+        store.import_images(source)
+    code = (
+        "import sys\n"
+        "from ullage import ImageService\n"
+        "for number in range(4):\n"
+        "    with ImageService.open(sys.argv[1]) as store:\n"
+        "        store.tag_image('app:1', f'p{sys.argv[2]}:{number}')\n"
+        "        if number: store.untag_image(f'p{sys.argv[2]}:{number - 1}')\n"
+    )
+    several = [
+        subprocess.Popen([sys.executable, "-c", code, root, str(each)], env=environment())
+        for each in range(4)
+    ]
+    assert [each.wait(60) for each in several] == [0] * 4
+
+    assert told_by(root) == known_to(root)
+    assert len(told_by(root)) == 2 + 4
 
 
 def test_a_service_that_goes_on_writes_it_a_second_later_and_once(
