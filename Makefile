@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture powerloss protos bench-cri cri-versions bench-unpack bench-serving compare lint format venv clean
+.PHONY: help demo test torture powerloss protos bench bench-peers bench-cri cri-versions bench-unpack compare lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
@@ -18,7 +18,8 @@ help:
 	@echo 'make torture kill, fail and attack the store for as long as it takes: every kill point, ROUNDS=2000 rounds'
 	@echo 'make powerloss  cut the power of a User-Mode Linux at every flush (tests/powerloss/README.md)'
 	@echo 'make protos  compile the messages of the CRI server, after a change to a .proto'
-	@echo 'make bench-serving  how fast a store is served, pushed, copied, beside docker-registry and skopeo'
+	@echo 'make bench   the engine, pulls, crowds and start-up, as ratios (docs/performance.md); BENCH="--small" for a look'
+	@echo 'make bench-peers  the same, beside skopeo, containerd, podman, umoci'
 	@echo 'make bench-unpack  how fast layers become directories, beside GNU tar, umoci, containerd'
 	@echo 'make compare  real images unpacked by ullage, umoci and GNU tar, file by file: IMAGES="LAYOUT:TAG ..."'
 	@echo 'make bench-cri     64 clients at the CRI server for a minute: CLIENTS=1000 SECONDS=20'
@@ -49,10 +50,14 @@ protos: $(VENV)/.developing
 	$(BIN)/python -m grpc_tools.protoc --proto_path src/ullage/cri \
 	    --descriptor_set_out src/ullage/cri/protos.binpb cri.proto health.proto
 
-bench-serving: $(VENV)/.developing
-	$(BIN)/python benchmarks/serving.py $(BENCH)
+# Ratios in one run, not seconds. BENCH="--small" is a look, BENCH="engine startup" are two of them.
+bench: $(VENV)/.developing
+	$(BIN)/python benchmarks $(BENCH)
 
-# Ratios in one run, not seconds. BENCH="small --files 20000" is less of it; benchmarks/unpack.py --help has the rest.
+bench-peers: $(VENV)/.developing
+	$(BIN)/python benchmarks --peers $(BENCH)
+
+# BENCH="small --files 20000" is less of it; benchmarks/unpack.py --help has the rest.
 bench-unpack: $(VENV)/.developing
 	$(BIN)/python benchmarks/unpack.py $(BENCH)
 

@@ -17,22 +17,22 @@ import contextlib
 import logging
 import os
 import sqlite3
-import sys
 import threading
 import time
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
 
+from ullage.driver import connect
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
-from ullage.moment import Moment, moment_of, readable
-from ullage.refusal import SHELL_BUSY_MS, RuleBroken, is_of_the_schema, translate
+from ullage.moment import Moment, moment_of
+from ullage.refusal import RuleBroken, is_of_the_schema, translate
+from ullage.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,23 +109,51 @@ class Database:
         """
         A snapshot: what is read inside is of one moment, and no writer waits for it.
         """
-        if self._moment is not None and moment_of(self.path) != self._moment:
-            self._moment = None
-            self._reader.dispose()  # what we have in memory is of another moment
-        try:
-            connection = self._reader.connect()
-        except PoolTimeout as error:
-            raise StoreBusy(
-                "every connection for reading is in use", waited_seconds=self.timeout_seconds
-            ) from error
-        with connection, connection.begin():
+        with self._in_line(self._reader.connect) as connection, connection.begin():
             try:
                 yield connection
             except StoreError as error:
                 if self._guard is not None and is_of_the_schema(error):
-                    # Another release may have changed the schema since we opened the store: that says more.
-                    self._guard(connection, writing=False)
+                    self._guard(
+                        connection, writing=False
+                    )  # another release may have changed it: that says more
                 raise
+
+    @contextmanager
+    def glance(self) -> Iterator[Snapshot]:
+        """
+        As `read`, for look-ups that a host makes all day: at a fifth of the cost, and with a fifth of the comfort.
+        """
+        checked_out = self._in_line(self._reader.raw_connection)
+        driver = cast("sqlite3.Connection", checked_out.dbapi_connection)
+        try:
+            driver.execute("BEGIN")
+            yield Snapshot(driver)
+            driver.execute("COMMIT")
+        except sqlite3.Error as error:
+            checked_out.invalidate()
+            said = translate(error, self.path)
+            if self._guard is not None and isinstance(said, StoreError) and is_of_the_schema(said):
+                with self.read() as connection:
+                    self._guard(connection, writing=False)
+            raise said from error
+        except BaseException:
+            driver.rollback()
+            raise
+        finally:
+            checked_out.close()
+
+    def _in_line(self, connect: Callable[[], Any]) -> Any:  # noqa: ANN401 -- whatever *connect* gives
+        if self._moment is not None and moment_of(self.path) != self._moment:
+            self._moment = None
+            self._reader.dispose()  # what we have in memory is of another moment
+        try:
+            return connect()
+        except PoolTimeout as error:
+            busy = "every connection for reading is in use"
+            raise StoreBusy(busy, waited_seconds=self.timeout_seconds) from error
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
@@ -229,8 +257,6 @@ class Database:
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
 
-    # ------------------------------------------------------------------ the rest of its life
-
     def close(self) -> None:
         """
         Close every connection. Safe to call twice.
@@ -298,32 +324,12 @@ class Database:
             driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._writes_since_checkpoint = 0
         except sqlite3.Error as error:
-            # Follows a commit, so it must not fail for the caller (I10); the next one tries again.
-            _log.warning("checkpoint failed: %s", error)
+            _log.warning("checkpoint failed: %s", error)  # follows a commit (I10); the next one tries again
 
     def _connect(self, *, mode: str, query_only: bool, foreign_keys: bool) -> sqlite3.Connection:
-        arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 0, "cached_statements": 256}
-        if sys.version_info >= (3, 12):
-            # Stated, because it stops being the default one day: transactions are begun here and nowhere else.
-            arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
-        uri = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
-        connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
+        connection, moment = connect(self.path, mode=mode, query_only=query_only, foreign_keys=foreign_keys)
         if mode == "ro":
-            connection, self._moment = readable(connection, self.path, {"isolation_level": None, **arguments})
-        try:
-            for pragma in (
-                f"busy_timeout = {SHELL_BUSY_MS}",
-                f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
-                "synchronous = FULL",  # I3: a row change is durable before its file moves
-                "wal_autocheckpoint = 0",  # checkpoints are made under the gate
-                "trusted_schema = OFF",
-                "cell_size_check = ON",
-                f"query_only = {'ON' if query_only else 'OFF'}",
-            ):
-                connection.execute(f"PRAGMA {pragma}")
-        except BaseException:
-            connection.close()
-            raise
+            self._moment = moment
         return connection
 
     def _shorten(self, driver: DBAPIConnection) -> None:
@@ -334,9 +340,7 @@ class Database:
             driver.execute("PRAGMA busy_timeout = 0")
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
-            _log.warning(
-                "checkpoint failed: %s", error
-            )  # follows a commit (I10): the WAL stays long, and is right
+            _log.warning("checkpoint failed: %s", error)  # follows a commit (I10): the WAL is long, and right
 
     def _engine(
         self,
@@ -353,6 +357,7 @@ class Database:
         pool: dict[str, Any] = (
             {
                 "poolclass": QueuePool,
+                "pool_use_lifo": True,  # the connection that has the statements prepared
                 "pool_size": pool_size,
                 "max_overflow": max_overflow,
                 "pool_timeout": self.timeout_seconds,

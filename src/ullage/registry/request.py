@@ -33,14 +33,17 @@ class Stream:
     pieces: Callable[[], Iterator[bytes | memoryview]]
 
     @classmethod
-    def of(cls, data: bytes) -> Stream:
+    def of(cls, data: bytes, *, sent: Callable[[int], None] | None = None) -> Stream:
         """
-        Bytes that are here.
+        Bytes that are here; *sent* is told how many went.
         """
 
         def pieces() -> Iterator[memoryview]:
             view = memoryview(data)
-            return (view[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
+            for at in range(0, len(data), _PIECE_BYTES):
+                yield view[at : at + _PIECE_BYTES]
+                if sent is not None:
+                    sent(min(len(data), at + _PIECE_BYTES))
 
         return cls(len(data), pieces)
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection, Table
+    from sqlalchemy.dialects.sqlite import Insert
 
     from ullage.digest import Digest
     from ullage.model import ImageStatus
@@ -66,6 +67,18 @@ _CONTENT: Final = (
 )
 
 
+def _naming(table: Table) -> Insert:
+    row = upsert(table)
+    moved = ("image_id", "manifest_id", "digest", "platform", "updated_at")
+    return row.on_conflict_do_update(
+        index_elements=[table.c.reference], set_={each: row.excluded[each] for each in moved}
+    )
+
+
+#: Built once, as in `pulls`.
+_NAME: Final = {table: _naming(table) for table in (repo_tags, repo_digests)}
+
+
 class Images(Records):
     """
     The part of `ImageRepository` that is about images and their names.
@@ -82,15 +95,16 @@ class Images(Records):
         Raises:
             InvalidReference: *key* is neither, or a prefix of several ids.
         """
-        with self._database.read() as connection:
-            return find(connection, key)
+        with self._database.glance() as snapshot:
+            return find(snapshot, key)
 
     def all(self) -> list[ImageStatus]:
         """
         Every image by id, of one moment. One read.
         """
-        with self._database.read() as connection:
-            return [image_status(row) for row in connection.execute(LIST)]
+        with self._database.glance() as snapshot:
+            rows = snapshot.execute(LIST)
+        return [image_status(row) for row in rows]
 
     def known(
         self,
@@ -113,8 +127,8 @@ class Images(Records):
             "digest": digest,
             "or_unasked": or_unasked,
         }
-        with self._database.read() as connection:
-            row = connection.execute(statement, parameters).first()
+        with self._database.glance() as snapshot:
+            row = snapshot.execute(statement, parameters).first()
         return None if row is None else image_status(row)
 
     def content_of(self, key: ImageKey) -> list[tuple[str, str, str]] | None:
@@ -352,8 +366,4 @@ def name_image(
         "platform": platform,
         "updated_at": now,
     }
-    connection.execute(
-        upsert(table)
-        .values(reference=reference, **values)
-        .on_conflict_do_update(index_elements=[table.c.reference], set_=values)
-    )
+    connection.execute(_NAME[table], {"reference": reference, **values})

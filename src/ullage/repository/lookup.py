@@ -7,15 +7,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import and_, bindparam, func, literal_column, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select
 
 from ullage.errors import ImageNotFound, InvalidReference
 from ullage.reference import Reference
 from ullage.repository.rows import image_status
 from ullage.schema import images, manifests, repo_digests, repo_tags
+from ullage.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnElement, Select, Table
 
     from ullage.model import ImageStatus
 
@@ -26,12 +27,16 @@ __all__ = [
     "KNOWN_TAG",
     "LIST",
     "ImageKey",
+    "Reading",
     "by_id",
     "denoted",
     "find",
     "found",
     "table_of",
 ]
+
+#: What a look-up reads from: a transaction of SQLAlchemy's, or a snapshot past it.
+Reading = Connection | Snapshot
 
 #: What a host may name an image by: the row's id, an image id or a prefix of one, or a reference.
 ImageKey = int | str
@@ -116,7 +121,7 @@ def table_of(reference: Reference) -> Table:
     return repo_tags if reference.digest is None else repo_digests
 
 
-def find(connection: Connection, key: ImageKey) -> ImageStatus | None:
+def find(connection: Reading, key: ImageKey) -> ImageStatus | None:
     """
     See `Images.find`.
     """
@@ -139,7 +144,7 @@ def find(connection: Connection, key: ImageKey) -> ImageStatus | None:
     return None if prefix is None else _by_prefix(connection, key, prefix.group(1))
 
 
-def _by_prefix(connection: Connection, key: str, digits: str) -> ImageStatus | None:
+def _by_prefix(connection: Reading, key: str, digits: str) -> ImageStatus | None:
     for algorithm in (key.partition(":")[0],) if ":" in key else ("sha256", "sha512"):
         low = f"{algorithm}:{digits}"
         rows = connection.execute(_BY_PREFIX, {"low": low, "high": low + "g"}).all()
@@ -152,7 +157,7 @@ def _by_prefix(connection: Connection, key: str, digits: str) -> ImageStatus | N
     return None
 
 
-def found(connection: Connection, key: ImageKey) -> ImageStatus:
+def found(connection: Reading, key: ImageKey) -> ImageStatus:
     """
     As `find`, for a key that has to name one.
 
@@ -165,7 +170,7 @@ def found(connection: Connection, key: ImageKey) -> ImageStatus:
     return status
 
 
-def by_id(connection: Connection, row_id: int) -> ImageStatus:
+def by_id(connection: Reading, row_id: int) -> ImageStatus:
     """
     The image of a row that is there.
     """

@@ -13,7 +13,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import bindparam, insert, select, text
 
 from ullage.digest import Digest
 from ullage.errors import StoreCorrupt
@@ -74,6 +74,22 @@ _RESOLVED: Final = text(
     " OR EXISTS (SELECT 1 FROM repo_digests AS r WHERE r.image_id = m.image_id"
     " AND r.manifest_id = m.id AND r.digest = :digest AND r.platform = :platform)) LIMIT 1"
 )
+# Built once: what a statement is made of costs SQLAlchemy more than to run it.
+_NEW_LEASE: Final = insert(leases).returning(leases.c.id)
+_NEW_IMAGE: Final = insert(images).returning(images.c.id)
+_NEW_MANIFEST: Final = insert(manifests).returning(manifests.c.id)
+_IMAGE_ROW: Final = select(images.c.id).where(images.c.image_id == bindparam("image_id"))
+_MANIFEST_ROW: Final = select(manifests.c.id).where(manifests.c.digest == bindparam("digest"))
+_ALL_EDGES_ARE_HERE: Final = text("UPDATE manifests SET complete = 1 WHERE id = :manifest_id")
+_USED: Final = text("UPDATE images SET last_used_at = :now WHERE id = :row_id")
+_DISPLACED: Final = (
+    select(repo_digests.c.image_id, repo_digests.c.manifest_id, manifests.c.digest)
+    .join(manifests, manifests.c.id == repo_digests.c.manifest_id)
+    .where(
+        repo_digests.c.reference == bindparam("reference"),
+        repo_digests.c.image_id != bindparam("image_row_id"),
+    )
+)
 
 
 class Pulls(Records):
@@ -87,9 +103,9 @@ class Pulls(Records):
         """
         Whether a blob is here. One read. Only a lease keeps it here.
         """
-        with self._database.read() as connection:
-            row = connection.execute(BLOBS, {"digests": as_json([digest])}).first()
-        return row is not None and row.state == "ready"
+        with self._database.glance() as snapshot:
+            row = snapshot.execute(BLOBS, {"digests": as_json([digest])}).first()
+        return row is not None and row[3] == "ready"
 
     # ------------------------------------------------------------------ one write transaction each
 
@@ -202,19 +218,16 @@ class Pulls(Records):
     # ------------------------------------------------------------------ inside those transactions
 
     def _insert_lease(self, connection: Connection, owner: Owner, reference: str) -> int:
-        lease_id: int = connection.execute(
-            insert(leases)
-            .values(
-                token=owner.token,
-                purpose="pull",
-                reference=reference,
-                status="downloading",
-                owner=owner.name,
-                pid=owner.pid,
-                created_at=self._now(),
-            )
-            .returning(leases.c.id)
-        ).scalar_one()
+        values = {
+            "token": owner.token,
+            "purpose": "pull",
+            "reference": reference,
+            "status": "downloading",
+            "owner": owner.name,
+            "pid": owner.pid,
+            "created_at": self._now(),
+        }
+        lease_id: int = connection.execute(_NEW_LEASE, values).scalar_one()
         return lease_id
 
     def _admission(self, connection: Connection, lease_id: int, files: Files, *, evict: bool) -> Admission:
@@ -237,34 +250,27 @@ class Pulls(Records):
         note_sources(connection, {each: sources[each] for each in digests if each in sources})
 
     def _insert_image(self, connection: Connection, image: NewImage, naming: Naming) -> int:
-        row_id: int | None = connection.execute(
-            select(images.c.id).where(images.c.image_id == image.image_id)
-        ).scalar()
+        row_id: int | None = connection.execute(_IMAGE_ROW, {"image_id": image.image_id}).scalar()
         if row_id is not None:
             return row_id
         now = self._now()
-        inserted: int = connection.execute(
-            insert(images)
-            .values(
-                image_id=image.image_id,
-                platform=image.platform,
-                uid=image.uid,
-                username=image.username,
-                config=image.config,
-                spec_image_name=naming.spec_image_name,
-                spec_tag=naming.spec_tag,
-                spec_digest=naming.spec_digest,
-                pulled_at=now,
-                last_used_at=now,
-            )
-            .returning(images.c.id)
-        ).scalar_one()
+        values = {
+            "image_id": image.image_id,
+            "platform": image.platform,
+            "uid": image.uid,
+            "username": image.username,
+            "config": image.config,
+            "spec_image_name": naming.spec_image_name,
+            "spec_tag": naming.spec_tag,
+            "spec_digest": naming.spec_digest,
+            "pulled_at": now,
+            "last_used_at": now,
+        }
+        inserted: int = connection.execute(_NEW_IMAGE, values).scalar_one()
         return inserted
 
     def _insert_manifest(self, connection: Connection, image: NewImage, row_id: int) -> int:
-        known: int | None = connection.execute(
-            select(manifests.c.id).where(manifests.c.digest == image.manifest_digest)
-        ).scalar()
+        known: int | None = connection.execute(_MANIFEST_ROW, {"digest": image.manifest_digest}).scalar()
         if known is not None:
             # Only the indexes by which it came can be new.
             indexes = {edge.digest: edge for edge in image.edges if edge.role == "index"}
@@ -274,21 +280,18 @@ class Pulls(Records):
                 first = connection.execute(_NEXT_POSITION, parameters).scalar_one()
                 self._insert_edges(connection, known, first, [indexes[Digest(digest)] for digest in missing])
             return known
-        manifest_id: int = connection.execute(
-            insert(manifests)
-            .values(
-                digest=image.manifest_digest,
-                image_id=row_id,
-                media_type=image.media_type,
-                artifact_type=image.artifact_type,
-                subject=image.subject,
-                annotations=image.annotations,
-                created_at=self._now(),
-            )
-            .returning(manifests.c.id)
-        ).scalar_one()
+        values = {
+            "digest": image.manifest_digest,
+            "image_id": row_id,
+            "media_type": image.media_type,
+            "artifact_type": image.artifact_type,
+            "subject": image.subject,
+            "annotations": image.annotations,
+            "created_at": self._now(),
+        }
+        manifest_id: int = connection.execute(_NEW_MANIFEST, values).scalar_one()
         self._insert_edges(connection, manifest_id, 0, image.edges)
-        connection.execute(update(manifests).where(manifests.c.id == manifest_id).values(complete=1))
+        connection.execute(_ALL_EDGES_ARE_HERE, {"manifest_id": manifest_id})
         return manifest_id
 
     def _insert_edges(
@@ -314,9 +317,7 @@ class Pulls(Records):
             "now": now,
         }
         displaced = connection.execute(
-            select(repo_digests.c.image_id, repo_digests.c.manifest_id, manifests.c.digest)
-            .join(manifests, manifests.c.id == repo_digests.c.manifest_id)
-            .where(repo_digests.c.reference == naming.repo_digest, repo_digests.c.image_id != image_row_id)
+            _DISPLACED, {"reference": naming.repo_digest, "image_row_id": image_row_id}
         ).first()
         if displaced is not None:
             # An index goes with the platform that was pulled last; the other image keeps the name of its manifest.
@@ -363,7 +364,7 @@ def _record_other(
 
 
 def _used(connection: Connection, row_id: int, now: str) -> ImageStatus:
-    connection.execute(update(images).where(images.c.id == row_id).values(last_used_at=now))
+    connection.execute(_USED, {"row_id": row_id, "now": now})
     status = find(connection, row_id)
     assert status is not None
     return status

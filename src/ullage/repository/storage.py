@@ -4,6 +4,7 @@ Where the bytes are, and the way out for those that nothing names: usage, the li
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, exists, func, or_, select, text, update
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from ullage.database import RuleBroken
     from ullage.model import ImageStatus
-    from ullage.repository.lookup import ImageKey
+    from ullage.repository.lookup import ImageKey, Reading
 
 __all__ = [
     "INODES_RULE",
@@ -61,6 +62,7 @@ LIMIT_RULE: Final = "storage limit exceeded"
 INODES_RULE: Final = "storage limit exceeded by inodes"
 BYTES_OF_AN_INODE: Final = 4096
 
+_USAGE = select(*(storage_usage.c[each.name] for each in fields(StorageUsage)))
 _LEASED = exists().where(lease_blobs.c.blob_id == blobs.c.id)
 _NAMED = exists().where(manifest_blobs.c.blob_id == blobs.c.id)
 _HELD = exists().where(lease_images.c.image_id == images.c.id)
@@ -97,8 +99,8 @@ class Storage(Records):
         """
         The row of ``storage_usage``. One read, at the same cost however large the store.
         """
-        with self._database.read() as connection:
-            return usage(connection)
+        with self._database.glance() as snapshot:
+            return usage(snapshot)
 
     def image_storage(self, row_id: int | None = None) -> list[ImageStorage]:
         """
@@ -185,8 +187,8 @@ def set_limits(
     )
 
 
-def usage(connection: Connection) -> StorageUsage:
-    return StorageUsage(**connection.execute(select(storage_usage)).mappings().one())
+def usage(connection: Reading) -> StorageUsage:
+    return StorageUsage(*connection.execute(_USAGE).one())
 
 
 def doom_garbage(connection: Connection) -> None:

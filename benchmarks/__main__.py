@@ -1,0 +1,68 @@
+"""
+All benchmarks, one after the other: `make bench`, and `make bench-peers` with the peers. Each has a --help of its own.
+
+    python benchmarks                 all of them
+    python benchmarks engine startup  these
+    python benchmarks --small         a look, in a minute or two
+
+Ratios of what ran in turns, A B A B, are what counts; seconds are of the machine and of its day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+#: What each is told for a look, and to compare with the peers.
+SMALL = {
+    "engine": ["--pairs", "3", "--images", "10", "--images", "1000"],
+    "pulls": ["--pairs", "3", "--scale", "0.05"],
+    "crowd": ["--pairs", "3", "--most", "16", "--size", "100000"],
+    "startup": ["--pairs", "3", "--images", "1000"],
+    "unpack": ["--pairs", "3", "--files", "4000", "--large", "64"],
+}
+PEERS = {"pulls": ["--peers"]}
+#: unpack is nothing without its peers, and takes as long as all the others.
+USUAL = ("engine", "pulls", "crowd", "startup")
+
+
+def scripts() -> list[str]:
+    """
+    Every file here that runs by itself.
+    """
+    return sorted(
+        path.stem
+        for path in HERE.glob("*.py")
+        if path.name != "__main__.py" and 'if __name__ == "__main__"' in path.read_text()
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="*", metavar="|".join(scripts()), help=f"default: {' '.join(USUAL)}")
+    parser.add_argument("--small", action="store_true", help="less of each")
+    parser.add_argument("--peers", action="store_true", help="also beside skopeo, containerd and podman")
+    asked = parser.parse_args()
+    wanted = asked.what or [*USUAL, *(["unpack"] if asked.peers else [])]
+    if unknown := sorted(set(wanted) - set(scripts())):
+        parser.error(f"there is no {unknown[0]} here, but {', '.join(scripts())}")
+    failed = []
+    for name in wanted:
+        options = [
+            *(SMALL.get(name, []) if asked.small else []),
+            *(PEERS.get(name, []) if asked.peers else []),
+        ]
+        if subprocess.run([sys.executable, HERE / f"{name}.py", *options], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

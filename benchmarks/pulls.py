@@ -1,0 +1,259 @@
+"""
+Pulls from a docker-registry on loopback, beside what only moves bytes, and beside the peers: `make bench-peers`.
+
+    tiny      one layer of 10 kB: what a pull costs before it has a byte
+    layers    60 layers of 100 kB
+    fleet     40 images, one after the other, that share three layers of 8 MB
+    files     60,000 small files, gzip
+    big       one layer of 1 GB that does not compress
+
+Every contestant is a process from its start to its end, and starts with nothing but an empty store. The floors do less
+than a pull: curl
+checks nothing, sha256sum keeps nothing, cp knows no name. What a program is missing for is said and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ratios import Command, Ratios
+from unpacking import containerd, docker_registry, large_layer, layout, small_layer, wipe
+
+from ullage import ImageService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ULLAGE = str(Path(sys.executable).with_name("ullage"))
+SETS = ("tiny", "layers", "fleet", "files", "big")
+_CURL = ("curl", "--silent", "--show-error", "--fail", "--location", "--parallel", "--parallel-max", "3")
+
+
+def missing(*programs: str) -> bool:
+    absent = [each for each in programs if shutil.which(each) is None]
+    if absent:
+        print(f"(left out for want of {', '.join(absent)})")
+    return bool(absent)
+
+
+class Corpus:
+    """
+    Images in a registry, and their blobs as files.
+    """
+
+    def __init__(self, base: Path, host: str) -> None:
+        self.base = base
+        self.host = host
+
+    def push(self, name: str, layers: list[Path], *, compress: bool = False) -> str:
+        """
+        An image of these layers; its reference.
+        """
+        directory = layout(self.base / name.replace("/", "-"), "it", layers, compress=compress)
+        reference = f"{self.host}/{name}:1"
+        subprocess.run(
+            ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false",
+             f"oci:{directory}:it", f"docker://{reference}"],
+            check=True,
+        )  # fmt: skip
+        return reference
+
+    def noise(self, name: str, size: int) -> Path:
+        """
+        A layer of one file that does not compress.
+        """
+        return large_layer(self.base / f"{name}.tar", size)
+
+    def make(self, name: str, scale: float) -> list[str]:
+        """
+        The images of one set.
+        """
+        if name == "tiny":
+            return [self.push("tiny", [self.noise("tiny", 10_000)])]
+        if name == "layers":
+            count = max(3, int(60 * scale))
+            return [self.push("layers", [self.noise(f"layer{each}", 100_000) for each in range(count)])]
+        if name == "fleet":
+            shared = [self.noise(f"shared{each}", int(8_000_000 * scale)) for each in range(3)]
+            return [
+                self.push(f"fleet/app{each:02}", [*shared, self.noise(f"own{each}", int(1_000_000 * scale))])
+                for each in range(max(4, int(40 * scale)))
+            ]
+        if name == "files":
+            return [
+                self.push("files", [small_layer(self.base / "files.tar", int(60_000 * scale))], compress=True)
+            ]
+        return [self.push("big", [self.noise("big", int(1_000_000_000 * scale))])]
+
+    def blobs(self, reference: str) -> list[tuple[str, str]]:
+        """
+        URL and digest of what a pull fetches.
+        """
+        repo, _, tag = reference.removeprefix(f"{self.host}/").rpartition(":")
+        asked = urllib.request.Request(
+            f"http://{self.host}/v2/{repo}/manifests/{tag}",
+            headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            manifest = json.load(answer)
+        return [
+            (f"http://{self.host}/v2/{repo}/blobs/{each['digest']}", each["digest"])
+            for each in (manifest["config"], *manifest["layers"])
+        ]
+
+
+class Bench:
+    """
+    A directory in which every contestant begins with nothing.
+    """
+
+    def __init__(self, base: Path, corpus: Corpus, ratios: Ratios, *, peers: bool, stack: ExitStack) -> None:
+        self.base = base
+        self.corpus = corpus
+        self.ratios = ratios
+        self.peers = peers
+        self.store, self.other, self.empty = base / "store", base / "other", base / "empty"
+        ImageService.open(self.empty).close()
+        self.ctr: tuple[str, ...] = ()
+        if peers and not os.geteuid() and not missing("containerd", "ctr"):
+            self.ctr = stack.enter_context(containerd(base / "containerd"))
+
+    def clean(self) -> None:
+        # podman leaves its storage mounted upon itself.
+        subprocess.run(["umount", self.other / "podman/overlay"], check=False, capture_output=True)
+        wipe(self.store, self.other)
+        self.other.mkdir()
+        shutil.copytree(self.empty, self.store)
+
+    def ours(self, references: list[str], *options: str) -> Command:
+        return Command(
+            "ullage",
+            ((ULLAGE, "pull", "--root", str(self.store), "--plain-http", "-q", *options, *references),),
+        )
+
+    def floors(self, what: str, references: list[str]) -> None:
+        files = []
+        for reference in references:
+            for url, digest in self.corpus.blobs(reference):
+                files += [url, "--output", str(self.other / f"{len(files)}-{digest[7:]}")]
+        fetch = (*_CURL, *files)
+        self._against(what, references, Command("curl to files", (fetch,)))
+        check = ("sh", "-c", f"sha256sum {self.other}/* > {self.base}/sums")
+        self._against(what, references, Command("curl, sha256sum", (fetch, check)))
+
+    def against_peers(self, what: str, references: list[str]) -> None:
+        if not missing("skopeo"):
+            copies = tuple(
+                ("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false",
+                 f"docker://{each}", f"oci:{self.other}/layout:{number}")
+                for number, each in enumerate(references)
+            )  # fmt: skip
+            self._against(what, references, Command("skopeo to oci:", copies), target=1.0)
+        if self.ctr:
+            fetches = tuple((*self.ctr, "content", "fetch", "--plain-http", each) for each in references)
+
+            def clean() -> None:
+                self.clean()
+                for each in references:
+                    subprocess.run(
+                        [*self.ctr, "images", "rm", "--sync", each], check=False, capture_output=True
+                    )
+
+            # Its processor time is the daemon's, which is not counted here.
+            self._against(what, references, Command("containerd, fetch", fetches), before=clean, target=1.0)
+        if not os.geteuid() and not missing("podman"):
+            podman = ("podman", "--root", str(self.other / "podman"), "--runroot", str(self.other / "run"))
+            pulls = tuple((*podman, "pull", "--quiet", "--tls-verify=false", each) for each in references)
+            self._against(what, references, Command("podman (unpacks, too)", pulls), rounds=3)
+            self.clean()
+
+    def warm(self, what: str, references: list[str]) -> None:
+        """
+        Asked again, and all there.
+        """
+        self.clean()
+        again = self.ours(references, "--policy", "always")
+        again.run()
+        copy = ("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false",
+                f"docker://{references[0]}", f"oci:{self.other}/layout:0")  # fmt: skip
+        theirs = Command("skopeo to oci:", (copy,))
+        theirs.run()
+        self.ratios.compare(
+            f"{what}, all there", ours=self.ours(references[:1], "--policy", "always"), theirs=theirs
+        )
+
+    def peak(self, what: str, references: list[str]) -> None:
+        """
+        Memory, of one run.
+        """
+        self.clean()
+        process = subprocess.Popen(self.ours(references).commands[0], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit("the pull failed")
+        print(
+            f"| {what}: peak memory | ullage {used.ru_maxrss / 1024:.0f} MiB | | | | | < 100 MB |", flush=True
+        )
+
+    def _against(
+        self,
+        what: str,
+        references: list[str],
+        theirs: Command,
+        *,
+        before: Callable[[], object] | None = None,
+        target: float | None = None,
+        rounds: int | None = None,
+    ) -> None:
+        self.ratios.compare(
+            what,
+            ours=self.ours(references),
+            theirs=theirs,
+            before=before or self.clean,
+            target=target,
+            rounds=rounds,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="*", default=[*SETS], metavar="|".join(SETS))
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="smaller images, for a look")
+    parser.add_argument("--peers", action="store_true", help="also beside skopeo, containerd and podman")
+    parser.add_argument("--directory", type=Path, help="where it all goes (default: a temporary directory)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    asked = parser.parse_args()
+    if missing("docker-registry", "skopeo", "curl"):
+        raise SystemExit("apt install docker-registry skopeo curl")
+    with ExitStack() as stack:
+        base = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(dir=asked.directory, prefix="ullage-bench-"))
+        )
+        corpus = Corpus(base, stack.enter_context(docker_registry(base / "registry")))
+        ratios = stack.enter_context(Ratios("pulls from a docker-registry on loopback", pairs=asked.pairs))
+        bench = Bench(base, corpus, ratios, peers=asked.peers, stack=stack)
+        for name in asked.what:
+            references = corpus.make(name, asked.scale)
+            bench.floors(name, references)
+            if asked.peers:
+                bench.against_peers(name, references)
+            bench.warm(name, references)
+            bench.peak(name, references)
+        if asked.json:
+            ratios.write(asked.json)
+
+
+if __name__ == "__main__":
+    main()

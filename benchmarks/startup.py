@@ -1,0 +1,71 @@
+"""
+What a short command costs before it has done anything: each a process, beside one that does next to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from filled import filled
+from ratios import Command, Ratios
+
+ULLAGE = str(Path(sys.executable).with_name("ullage"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=10_000, help="in the large store")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    asked = parser.parse_args()
+    memory = Path("/dev/shm")
+    directory = memory if os.access(memory, os.W_OK) else None
+    with ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix="ullage-bench-")))
+        ratios = stack.enter_context(Ratios("start-up", pairs=asked.pairs))
+        python = Command("python -c pass", ((sys.executable, "-c", "pass"),))
+        sqlalchemy = Command("import sqlalchemy", ((sys.executable, "-c", "import sqlalchemy"),))
+        small, large = filled(base / "small", 10), filled(base / "large", asked.images)
+
+        def images(root: Path) -> Command:
+            return Command("ullage", ((ULLAGE, "images", "--root", str(root)),))
+
+        ratios.compare(
+            "import ullage", ours=Command("python", ((sys.executable, "-c", "import ullage"),)), theirs=python
+        )
+        ask = (
+            "import sys, ullage\n"
+            "with ullage.ImageService.open(sys.argv[1]) as images: images.image_status('app')"
+        )
+        ratios.compare(
+            "open a store and ask for one image",
+            ours=Command("python", ((sys.executable, "-c", ask, str(small)),)),
+            theirs=sqlalchemy,
+        )
+        ratios.compare("ullage --help", ours=Command("ullage", ((ULLAGE, "--help"),)), theirs=python)
+        for what, root in (("10 images", small), (f"{asked.images:,} images", large)):
+            listing = "SELECT * FROM image_listing"
+            ratios.compare(
+                f"ullage images, {what}",
+                ours=images(root),
+                theirs=Command("sqlite3, the view", (("sqlite3", str(root / "ullage.db"), listing),)),
+            )
+            ratios.compare(
+                f"ullage df, {what}",
+                ours=Command("ullage", ((ULLAGE, "df", "--root", str(root)),)),
+                theirs=Command(
+                    "sqlite3, the view",
+                    (("sqlite3", str(root / "ullage.db"), "SELECT * FROM storage_usage"),),
+                ),
+            )
+        if asked.json:
+            ratios.write(asked.json)
+
+
+if __name__ == "__main__":
+    main()

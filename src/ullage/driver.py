@@ -1,0 +1,56 @@
+"""
+A connection of the standard library's to the database of a store, with the settings that all of ours have.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ullage.moment import readable
+from ullage.refusal import SHELL_BUSY_MS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ullage.moment import Moment
+
+__all__ = ["connect"]
+
+
+def connect(
+    path: Path, *, mode: str, query_only: bool, foreign_keys: bool
+) -> tuple[sqlite3.Connection, Moment | None]:
+    """
+    A connection in no transaction; and, where who only reads has to do with a copy in memory, of which moment it is.
+
+    Raises:
+        sqlite3.Error: there is none to be had.
+    """
+    arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 0, "cached_statements": 256}
+    if sys.version_info >= (3, 12):
+        # Stated, because it stops being the default one day: transactions are begun in `Database` and nowhere else.
+        arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
+    uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
+    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
+    moment = None
+    if mode == "ro":
+        connection, moment = readable(connection, path, {"isolation_level": None, **arguments})
+    try:
+        for pragma in (
+            f"busy_timeout = {SHELL_BUSY_MS}",
+            f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
+            "synchronous = FULL",  # I3: a row change is durable before its file moves
+            "wal_autocheckpoint = 0",  # checkpoints are made under the gate
+            "trusted_schema = OFF",
+            "cell_size_check = ON",
+            f"query_only = {'ON' if query_only else 'OFF'}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection, moment
