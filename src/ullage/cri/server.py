@@ -137,10 +137,17 @@ class CriServer:
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """
         Wait for the end of the server; whether it came.
+
+        Raises:
+            BaseException: what it ended with, where nobody asked it to.
         """
-        if self._thread is not None:
-            self._thread.join(timeout_seconds)
-            return not self._thread.is_alive()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            return False
+        if self._failure is not None:
+            raise self._failure
         return True
 
     def __enter__(self) -> Self:
