@@ -4,12 +4,15 @@ Blobs on their way into a registry that does not make it easy.
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
+import trustme
 
 from support import registry as faults
 from support.images import ImageBuilder
 from support.pushes import PushRegistry
-from ullage import AuthConfig, PushFailed, RegistryUnavailable
+from ullage import AuthConfig, PushFailed, RegistryClient, RegistryUnavailable
 from ullage.httpd import Reply
 
 SIZE = 100_000
@@ -251,6 +254,24 @@ def test_an_upload_at_another_host_gets_no_credentials(store, big):
 
         assert storage.has("app", big.layers[0].digest)
         assert all("authorization" not in each.headers for each in storage.asked)
+
+
+def test_pieces_go_over_tls(open_store, registry, tmp_path, small_chunks):
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    client = RegistryClient(tls_ca=tmp_path / "ca.pem", credentials=False)
+    image = ImageBuilder(registry, "big").noise_layer(SIZE).push("1")
+    store = open_store(registry=client)
+    store.pull_image(image.reference)
+    with PushRegistry(ssl_context=context) as there:
+        there.inject("*/uploads/*", faults.reset(), method="PATCH", times=1)
+
+        push(store, image, there)
+
+        assert there.url.startswith("https://")
+        assert there.uploaded == sizes(image)
 
 
 def test_an_upload_that_is_redirected_goes_on_with_its_bytes(store, big):

@@ -1,5 +1,6 @@
 """
-docs/registries.md says which test shows what: those tests exist, and the numbers there are the code's.
+docs/registries.md says which test shows what: those tests exist, and the numbers there are the code's. So do the pages
+on serving and pushing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ullage.registry.answers import TRANSIENT
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/registries.md").read_text()
-NAMED = sorted(set(re.findall(r"`(test_[a-z0-9_]+)`", PAGE)))
+PAGES = [PAGE, *((ROOT / "docs" / name).read_text() for name in ("serving.md", "pushing.md"))]
+NAMED = sorted({name for page in PAGES for name in re.findall(r"`(test_[a-z0-9_]+)`", page)})
 
 
 @pytest.fixture(scope="module")

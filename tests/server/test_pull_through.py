@@ -205,6 +205,24 @@ def test_where_the_registry_is_down_what_is_here_is_served(store, registry, imag
         assert mirror.manifest(other).status == 502
 
 
+def test_a_registry_that_is_down_is_not_waited_for_again_at_once(store, registry, image, wait_until):
+    mirror = Mirror(store, registry, max_age_seconds=0.0)
+    with mirror.server:
+        mirror.pull(image)
+        kept(store, image.reference, wait_until)
+        registry.inject("*", faults.status(503))
+        mirror.manifest(image)
+        registry.requests.clear()
+
+        assert mirror.manifest(image).body == image.manifest.raw
+
+        assert registry.requests == []
+        registry.heal()
+        mirror.server._through._down_until.clear()  # as it is after a while
+        assert mirror.manifest(image).body == image.manifest.raw
+        assert [each.method for each in registry.requests] == ["HEAD"]
+
+
 def test_what_the_registry_has_not_is_not_found(mirror, image, registry):
     for path in ("team/app/manifests/2", "nothing/manifests/1", f"team/app/blobs/sha256:{'0' * 64}"):
         assert mirror.get(f"/v2/{path}?ns={registry.host}").status == 404

@@ -44,6 +44,8 @@ _MAX_DOCUMENTS: Final = 256
 _MAX_DOCUMENT_BYTES: Final = 32 * 1024 * 1024
 _MAX_SIZES: Final = 100_000
 _TURNS: Final = 64
+#: For how long a registry that did not answer is not asked for what is here.
+DOWN_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Through:
         self._children: OrderedDict[tuple[str, Digest], _Child] = OrderedDict()
         self._sizes: OrderedDict[tuple[str, Digest], int] = OrderedDict()
         self._coming: dict[Digest, Coming] = {}
+        self._down_until: dict[str, float] = {}
         #: Who asks for one tag waits for whoever asks for it already; a few tags share a turn.
         self._turns = tuple(threading.Lock() for _ in range(_TURNS))
 
@@ -140,11 +143,15 @@ class Through:
     def _tagged(self, repo: str, tag: str) -> Document | None:
         with self._turns[hash((repo, tag)) % _TURNS]:
             local = self._service.content(repo, tag)
+            domain = repo.partition("/")[0]
+            if local is not None and time.monotonic() < self._down_until.get(domain, 0.0):
+                return None
             try:
                 digest = self._resolve(repo, tag)
             except RegistryUnavailable as error:
                 if local is None:
                     raise
+                self._down_until[domain] = time.monotonic() + DOWN_SECONDS
                 _log.warning("%s:%s is served as it is here: %s", repo, tag, error)
                 return None
             if local is not None and digest == local.digest:
