@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture powerloss protos bench bench-peers bench-cri cri-versions bench-unpack compare lint format venv clean
+.PHONY: help demo test torture powerloss protos bench bench-peers bench-cri cri-versions bench-unpack bench-serving bench-upgrade compare lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
@@ -20,6 +20,8 @@ help:
 	@echo 'make protos  compile the messages of the CRI server, after a change to a .proto'
 	@echo 'make bench   the engine, pulls, crowds and start-up, as ratios (docs/performance.md); BENCH="--small" for a look'
 	@echo 'make bench-peers  the same, beside skopeo, containerd, podman, umoci'
+	@echo 'make bench-serving  how fast a store is served, pushed, copied, beside docker-registry and skopeo'
+	@echo 'make bench-upgrade  what bringing a store of a million blobs to this release costs'
 	@echo 'make bench-unpack  how fast layers become directories, beside GNU tar, umoci, containerd'
 	@echo 'make compare  real images unpacked by ullage, umoci and GNU tar, file by file: IMAGES="LAYOUT:TAG ..."'
 	@echo 'make bench-cri     64 clients at the CRI server for a minute: CLIENTS=1000 SECONDS=20'
@@ -60,6 +62,9 @@ bench-peers: $(VENV)/.developing
 # BENCH="small --files 20000" is less of it; benchmarks/unpack.py --help has the rest.
 bench-unpack: $(VENV)/.developing
 	$(BIN)/python benchmarks/unpack.py $(BENCH)
+
+bench-upgrade: $(VENV)/.developing
+	$(BIN)/python benchmarks/upgrade.py $(BENCH)
 
 compare: $(VENV)/.developing
 	$(BIN)/python benchmarks/compare_unpack.py $(IMAGES)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import ullage
+from support.keepsake import kept, unpacked
+from support.schema import GOLDEN, schema_of
 from support.worker import run_python
 
 PROJECT = Path(__file__).parent.parent
@@ -152,7 +154,7 @@ def test_nothing_speaks_of_the_machine_that_it_was_written_on():
 
 def test_the_wheel_works_in_an_environment_of_its_own(tmp_path):
     """
-    It carries the migrations and the type marker, brings the command, and makes a store with them.
+    It carries the migrations and the type marker, brings the command, makes a store with them, and upgrades old ones.
     """
     wheels, home = tmp_path / "wheels", tmp_path / "venv"
     python = home / "bin" / "python"
@@ -198,6 +200,12 @@ def test_the_wheel_works_in_an_environment_of_its_own(tmp_path):
         cwd=tmp_path,
     )
     assert said == "1000000\n"
+    # And it carries a store on: that of each revision that was released.
+    for revision in kept():
+        old = unpacked(revision, tmp_path / revision)
+        _run(home / "bin" / "ullage", "--root", old, "db", "upgrade")
+        assert schema_of(old) == GOLDEN.read_text()
+        _run(home / "bin" / "ullage", "--root", old, "check", "--digests")
 
 
 def _run(*command, cwd=None):

@@ -68,6 +68,7 @@ class Database:
         path: the file.
         gate: the file whose lock writers queue at.
         read_only: no write transaction will ever be asked for.
+        immutable: nobody at all can write to the file, and SQLite need not look whether somebody does.
         timeout_seconds: how long a write waits for its turn before `StoreBusy`.
         guard: raises when the schema is no longer one that we may write to, or else read. It is asked in every
             write transaction, and when a statement that reads makes no sense to SQLite.
@@ -79,6 +80,7 @@ class Database:
         *,
         gate: Path,
         read_only: bool = False,
+        immutable: bool = False,
         timeout_seconds: float = 60.0,
         guard: Guard | None = None,
     ) -> None:
@@ -97,7 +99,7 @@ class Database:
         self.on_commit: Callable[[], None] = lambda: None
         self._inherited: list[Any] = []
         self._moment: Moment | None = None
-        self._mode = "ro" if read_only else "rw"
+        self._mode = "ro&immutable=1" if immutable else "ro" if read_only else "rw"
         self._reader = self._engine(query_only=True, pool_size=5, max_overflow=27)
         self._writer = self._engine(query_only=False, pool_size=1, max_overflow=0)
         _open_databases.add(self)
@@ -114,9 +116,7 @@ class Database:
                 yield connection
             except StoreError as error:
                 if self._guard is not None and is_of_the_schema(error):
-                    self._guard(
-                        connection, writing=False
-                    )  # another release may have changed it: that says more
+                    self._guard(connection, writing=False)  # says more, if another release changed it
                 raise
 
     @contextmanager
@@ -130,10 +130,10 @@ class Database:
             driver.execute("BEGIN")
             yield Snapshot(driver)
             driver.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             checked_out.invalidate()
             said = translate(error, self.path)
-            if self._guard is not None and isinstance(said, StoreError) and is_of_the_schema(said):
+            if self._guard is not None and is_of_the_schema(error):
                 with self.read() as connection:
                     self._guard(connection, writing=False)
             raise said from error
@@ -152,7 +152,7 @@ class Database:
         except PoolTimeout as error:
             busy = "every connection for reading is in use"
             raise StoreBusy(busy, waited_seconds=self.timeout_seconds) from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, self.path) from error
 
     @contextmanager
@@ -249,12 +249,10 @@ class Database:
         A connection of SQLite's own with no transaction, that cannot write: for VACUUM INTO. Its errors are ours.
         """
         try:
-            connection = self._connect(mode="ro", query_only=False, foreign_keys=True)
-            try:
-                yield connection
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
+            mode = self._mode if self.read_only else "ro"
+            with contextlib.closing(self._connect(mode=mode, query_only=False, foreign_keys=True)) as own:
+                yield own
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, self.path) from error
 
     def close(self) -> None:
@@ -310,7 +308,7 @@ class Database:
         """
         try:
             driver.execute(f"PRAGMA {setting}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, self.path) from error
 
     def _checkpoint(self, driver: DBAPIConnection) -> None:
@@ -377,7 +375,7 @@ class Database:
         @event.listens_for(engine, "handle_error")
         def _handle(context: ExceptionContext) -> None:
             original = context.original_exception
-            if isinstance(original, sqlite3.Error):
+            if isinstance(original, (sqlite3.Error, UnicodeDecodeError)):
                 if context.statement is None and context.connection is not None:
                     # A COMMIT that fails may leave its transaction open, and SQLAlchemy takes it for over: the
                     # connection would go back to the pool in it, and be of no use to anybody.

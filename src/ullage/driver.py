@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ullage.moment import readable
-from ullage.refusal import SHELL_BUSY_MS
+from ullage.refusal import SHELL_BUSY_MS, translate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,7 @@ def connect(
     A connection in no transaction; and, where who only reads has to do with a copy in memory, of which moment it is.
 
     Raises:
+        StoreCorrupt: SQLite has no words for what is there.
         sqlite3.Error: there is none to be had.
     """
     arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 0, "cached_statements": 256}
@@ -50,7 +51,11 @@ def connect(
             f"query_only = {'ON' if query_only else 'OFF'}",
         ):
             connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, UnicodeDecodeError):
+            raise translate(
+                error, path
+            ) from error  # SQLite's word for a schema that is rubbish is rubbish, too
         raise
     return connection, moment

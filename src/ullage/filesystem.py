@@ -59,11 +59,14 @@ _OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
 @dataclass(frozen=True, slots=True)
 class Mount:
     """
-    A line of ``/proc/self/mountinfo``: where, and of which kind.
+    A line of ``/proc/self/mountinfo``: where, of which kind, and whether nobody at all can write to it.
+
+    A directory that is mounted read-only of a filesystem that is not may change all the same: that is another thing.
     """
 
     point: str
     kind: str
+    never_written: bool = False
 
     @property
     def is_remote(self) -> bool:
@@ -86,13 +89,15 @@ def mount_of(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo")) -> M
         fields = line.split(b" ")
         if b"-" not in fields[6:-1]:
             continue
-        kind = os.fsdecode(fields[fields.index(b"-", 6) + 1])
+        after = fields[fields.index(b"-", 6) + 1 :]
+        kind = os.fsdecode(after[0])
+        never_written = b"ro" in after[-1].split(b",")
         point = os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), fields[4]))
         if target != point and not target.startswith(point.rstrip("/") + "/"):
             continue
         # Of equals the later one is mounted over the earlier.
         if best is None or len(point) >= len(best.point):
-            best = Mount(point, kind)
+            best = Mount(point, kind, never_written)
     return best
 
 

@@ -5,12 +5,12 @@ What SQLite refuses, in the words of this package.
 from __future__ import annotations
 
 import os
+import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from ullage.errors import DiskFull, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
 __all__ = ["SHELL_BUSY_MS", "RuleBroken", "is_of_the_schema", "translate"]
@@ -19,6 +19,8 @@ SHELL_BUSY_MS: Final = 10_000  # how long we wait for somebody who does not know
 
 _SHARED_MEMORY_BYTES: Final = 64 * 1024  # its file starts with half of that
 _RULE_PREFIX: Final = "ullage: "
+#: What Python's sqlite3 says of a row that it cannot give.
+_NO_TEXT: Final = "Could not decode to UTF-8"
 
 # The primary result codes of https://www.sqlite.org/rescode.html; extended ones carry more in their upper bytes.
 _ERROR, _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _CONSTRAINT, _NOTADB = (
@@ -47,12 +49,15 @@ class RuleBroken(StoreError):
         self.rule = rule
 
 
-def translate(error: sqlite3.Error, path: Path) -> StoreError | DiskFull:
+def translate(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> StoreError | DiskFull:
     """
     The exception that says what SQLite's says of the database at *path*.
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     text = str(error)
+    if isinstance(error, UnicodeDecodeError) or text.startswith(_NO_TEXT):
+        # Rubbish where a text should be, in a row or in what SQLite says of the schema.
+        return StoreCorrupt(f"{path} is damaged: it has text that is none: {text}")
     if code == _CONSTRAINT:
         rule = text.removeprefix(_RULE_PREFIX)
         return RuleBroken(f"the store refuses: {rule}", rule=rule)
@@ -66,7 +71,8 @@ def _translate_file_error(code: int, text: str, path: Path) -> StoreError | Disk
         # For the file that is its shared memory SQLite finds other words than for the rest.
         return DiskFull(f"no room for the database: {text}")
     if code == _READONLY or (code == _CANTOPEN and path.exists()):
-        return StoreReadOnly(f"cannot write to {path}: {text}")
+        may = "write to" if os.access(path, os.R_OK) else "read"
+        return StoreReadOnly(f"cannot {may} {path}: {text}")
     if code in (_CORRUPT, _NOTADB):
         return StoreCorrupt(
             f"{path} is damaged or no database: {text}",
@@ -88,8 +94,11 @@ def _is_full(path: Path) -> bool:
     return blocks_left < _SHARED_MEMORY_BYTES or (figures.f_files > 0 and figures.f_favail == 0)
 
 
-def is_of_the_schema(error: StoreError) -> bool:
+def is_of_the_schema(error: BaseException) -> bool:
     """
     Whether SQLite found no sense in a statement: a table or a column is not there, or is another.
+
+    *error* is SQLite's own, or the one that was made of it.
     """
-    return getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF == _ERROR
+    own = error if isinstance(error, sqlite3.Error) else error.__cause__
+    return getattr(own, "sqlite_errorcode", 0) & 0xFF == _ERROR

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
+import stat
 from typing import TYPE_CHECKING, Final
 
 from ullage.backup import backups, copy
 from ullage.database import Database
 from ullage.errors import StoreCorrupt, StoreError
-from ullage.filesystem import require_suitable
+from ullage.filesystem import mount_of, require_suitable
 from ullage.ingest import translated
+from ullage.layer import remove_tree
 from ullage.migrate import differences, downgrade, notes, upgrade
 from ullage.model import Problem, RevisionNote, StoreRevision
 from ullage.revision import current_revision, marks_of
@@ -51,18 +52,39 @@ def database_in(
     require_suitable(root)
     path = root / "ullage.db"
     with translated():
-        size = path.stat().st_size if path.exists() else None
-    if size is None and read_only:
+        found = path.stat() if path.exists() else None
+    if found is None and read_only:
         raise StoreError(f"there is no store in {root}")
-    if size is not None and 0 < size < _SMALLEST_DATABASE_BYTES:
-        # SQLite takes a file that has no whole header for an empty one, and would write over it.
+    # SQLite takes a file that has no whole header for an empty one, and would write over it; it waits for whoever
+    # writes to a pipe.
+    if found is not None and (
+        not stat.S_ISREG(found.st_mode) or 0 < found.st_size < _SMALLEST_DATABASE_BYTES
+    ):
         raise StoreCorrupt(
             f"{path} is no database",
             hint="is this the right root? If it is, `ullage db salvage` makes a database of the blobs that are there",
         )
     return Database(
-        path, gate=root / "gate", read_only=read_only, timeout_seconds=timeout_seconds, guard=guard
+        path,
+        gate=root / "gate",
+        read_only=read_only,
+        immutable=read_only and _nobody_can_write(root),
+        timeout_seconds=timeout_seconds,
+        guard=guard,
     )
+
+
+def _nobody_can_write(root: Path) -> bool:
+    """
+    Whether the store is on a filesystem that is mounted read-only, and all of it is in its one file.
+
+    There SQLite can make none of the files that it shares with writers, and needs none.
+    """
+    mount = mount_of(root)
+    if mount is None or not mount.never_written:
+        return False
+    wal = root / "ullage.db-wal"
+    return not wal.exists() or wal.stat().st_size == 0
 
 
 def current(root: Path) -> StoreRevision:
@@ -125,7 +147,10 @@ def back(
     # Row first, file second: whoever is killed here leaves files that no row explains, and a downgrade to the same
     # revision removes them.
     for name in directories:
-        shutil.rmtree(root / name, ignore_errors=True)
+        with translated():
+            if (root / name).exists():
+                (root / name).chmod(0o700)
+                remove_tree(root / name)
     return before, lost
 
 

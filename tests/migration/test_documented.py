@@ -16,7 +16,8 @@ from support.keepsake import unpacked
 from support.worker import environment
 from ullage.schema import LEVEL, REVISIONS
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "migrations.md").read_text()
+PROJECT = Path(__file__).parent.parent.parent
+PAGE = (PROJECT / "docs" / "migrations.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -62,6 +63,16 @@ def without_numbers(text):
     The page is of the release that it was written for; later ones have more revisions.
     """
     return re.sub(r"\b\d{4}\b( \d{4}\b)*", "REVISION", text)
+
+
+def test_it_says_of_each_revision_what_a_downgrade_loses():
+    losing = {
+        path.name.partition("_")[0]
+        for path in (PROJECT / "migrations" / "versions").glob("0*.py")
+        if re.search(r"^losses = \(\n", path.read_text(), re.MULTILINE)
+    }
+
+    assert set(re.findall(r"^\| (\d{4}) \| \w", PAGE, re.MULTILINE)) == losing
 
 
 def test_the_newest_revision_that_it_speaks_of_is_one_that_there_is():

@@ -47,7 +47,17 @@ def test_what_is_kept_is_small_and_of_a_revision_that_there_is(revision, tmp_pat
 
 
 def test_what_is_kept_has_rows_in_every_table_of_its_revision(old):
-    assert [table for table, (_, rows) in content_of(old).items() if not rows] == []
+    """
+    But for what is said in passing.
+    """
+    assert [table for table, (_, rows) in content_of(old).items() if not rows and table != "acting"] == []
+
+
+def test_a_store_of_every_revision_is_kept():
+    """
+    ``PYTHONPATH=tests python -m support.keepsake`` writes that of a new one, before it lands.
+    """
+    assert list(kept()) == list(REVISIONS)
 
 
 def test_an_upgrade_has_the_golden_schema_and_loses_nothing(old):
@@ -67,6 +77,10 @@ def test_an_old_store_is_opened_and_recovered_and_every_byte_of_it_is_right(old)
     tags = {reference for (reference,) in query(old, "SELECT reference FROM repo_tags")}
 
     with ImageService.open(old, registry=SimulatedRegistry()) as store:
+        # Trees are kept as rows alone: how much a directory takes is another number on each filesystem.
+        wrong = store.check(digests=True)
+        assert {each.problem for each in wrong} <= {"tree row without a directory"}
+        store.check(repair=True)
         assert store.check(digests=True) == []
         found = store.list_images()
         assert store.image_status("app:mine").pinned

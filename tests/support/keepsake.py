@@ -3,8 +3,9 @@ A small store with something of everything in it, kept in ``tests/migration/stor
 
     PYTHONPATH=tests python -m support.keepsake
 
-writes that of the newest revision, made by the code as it is; one that is there already is never written again, for
-the release that made it is gone. To see what was kept, unpack it (`unpacked`).
+writes that of the newest revision, made by the code as it is, and those of revisions before it that never had a release
+of their own, by taking it back. One that is there already is never written again, for the release that made it is gone.
+To see what was kept, unpack it (`unpacked`).
 
 The same code makes the same store: names, tokens, ids and times are given here. Whoever adds a table adds rows of it
 to `_populate`, before the revision lands.
@@ -26,12 +27,13 @@ from typing import TYPE_CHECKING
 
 from support.images import ImageBuilder, noise, push_index
 from support.worker import environment
-from ullage import ImageService, PullPolicy, RegistryClient
+from ullage import ImageService, PullPolicy, RegistryClient, migrate
+from ullage.database import Database
 from ullage.demo.registry import LoopbackRegistry
 from ullage.digest import digest_of
 from ullage.locks import FileLock
 from ullage.repository import Owner
-from ullage.schema import HEAD_REVISION
+from ullage.schema import HEAD_REVISION, REVISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +49,7 @@ STORES = PROJECT / "tests" / "migration" / "stores"
 _KEPT = ("ullage.db", "blobs", "ingest", "trash", "leases", "trees")
 _HOST = "registry.example"
 _EPOCH = datetime(2026, 11, 1, tzinfo=UTC)
+_NOW = _EPOCH.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 _UUID = "5704e5ee-0000-4000-8000-00000000{revision}"
 
 #: They compress: what is worth resuming is more than a fixture should take.
@@ -104,6 +107,7 @@ def make(root: Path) -> None:
             ImageService.open(work, registry=client, min_free=1000, clock=clock) as service,
             _populate(service, registry, clock),
         ):
+            _say_the_same_of_what_happened(work)
             root.mkdir()
             for each in _KEPT[1:]:
                 if (work / each).is_dir():
@@ -128,8 +132,8 @@ def _lay_out(root: Path) -> None:
     )
     with closing(sqlite3.connect(root / "ullage.db")) as connection, connection:
         connection.execute(
-            "INSERT INTO store (uuid, created_at, max_bytes) VALUES (?, ?, ?)",
-            [_UUID.format(revision=HEAD_REVISION), _EPOCH.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), 1 << 30],
+            "INSERT INTO store (uuid, created_at, min_reader, min_writer, max_bytes) VALUES (?, ?, ?, ?, ?)",
+            [_UUID.format(revision=HEAD_REVISION), _NOW, *migrate._levels(HEAD_REVISION), 1 << 30],
         )
 
 
@@ -149,6 +153,7 @@ def _populate(service: ImageService, registry: LoopbackRegistry, clock: _Clock) 
     holder = FileLock.try_acquire(service._files.leases / _token(2))
     assert holder is not None
     service._repository.hold(_owner(2), f"{_HOST}/multi:1")
+    _grow_trees(service)
     used = service.usage()
     service.set_max_storage(used.used_bytes + used.reserved_bytes + 20_000)
     yield
@@ -212,6 +217,59 @@ def _leave_garbage(service: ImageService, registry: LoopbackRegistry) -> None:
         )
 
 
+def _grow_trees(service: ImageService) -> None:
+    """
+    Rows of trees, without their directories: what one takes is for the filesystem to say, and each says another number.
+    """
+    ready, doomed, growing = (digest_of(f"tree {name}".encode()) for name in ("ready", "doomed", "growing"))
+    ingest = (
+        "INSERT INTO tree_ingests (chain_id, lease_id, reserved_bytes, reserved_inodes, created_at)"
+        f" SELECT ?, id, 8192, 2, '{_NOW}' FROM leases WHERE token = '{_token(1)}'"
+    )
+    tree = (
+        "INSERT INTO trees (chain_id, diff_id, space_bytes, inodes, created_at)"
+        f" VALUES (?1, ?1, 4096, 1, '{_NOW}')"
+    )
+    with closing(sqlite3.connect(service._files.root / "ullage.db")) as connection, connection:
+        for chain_id in (ready, doomed):
+            connection.execute(ingest, [chain_id])
+            connection.execute("UPDATE tree_ingests SET state = 'arrived' WHERE chain_id = ?", [chain_id])
+            connection.execute(tree, [chain_id])
+        connection.execute(f"UPDATE leases SET status = 'complete' WHERE token = '{_token(1)}'")
+        connection.execute(
+            "INSERT INTO manifest_trees SELECT manifest_id, 0, (SELECT id FROM trees WHERE chain_id = ?) FROM repo_tags"
+            f" WHERE reference = '{_HOST}/app:1'",
+            [ready],
+        )
+        connection.execute(f"UPDATE leases SET status = 'downloading' WHERE token = '{_token(1)}'")
+        connection.execute(ingest, [growing])
+
+
+def _say_the_same_of_what_happened(root: Path) -> None:
+    """
+    By whom, when and from where is this machine's: it is put as if it had been another.
+    """
+    with closing(sqlite3.connect(root / "ullage.db")) as connection, connection:
+        connection.execute("UPDATE blob_sources SET host = ?", [_HOST])
+        names = [name for _, name, *_ in connection.execute("PRAGMA table_info(history)")]
+        rows = connection.execute(f"SELECT {', '.join(names)} FROM history ORDER BY id").fetchall()
+        connection.execute("DELETE FROM history")
+        for number, row in enumerate(rows, 1):
+            known = dict(zip(names, row, strict=True))
+            known |= {"id": number, "at": _NOW}
+            if known["owner"] is not None:
+                known |= {"owner": _owner(1).name, "pid": _owner(1).pid}
+            if known["hosts"] is not None:
+                known["hosts"] = _HOST
+            marks = ", ".join("?" * len(names))
+            connection.execute(f"INSERT INTO history VALUES ({marks})", [known[name] for name in names])
+        connection.execute("DELETE FROM access")
+        connection.execute(
+            "INSERT INTO access (image_id, repo, credential, verified_at)"
+            f" SELECT image_id, '{_HOST}/app', '{'5' * 64}', '{_NOW}' FROM repo_tags WHERE reference = '{_HOST}/app:1'"
+        )
+
+
 def _admitted(service: ImageService, number: int, wanted: dict[Digest, int]) -> FileLock:
     lock = FileLock.try_acquire(service._files.leases / _token(number))
     assert lock is not None
@@ -262,15 +320,36 @@ def _pack(root: Path, archive: Path) -> None:
                 target.addfile(entry, io.BytesIO(content))
 
 
+def _take_back(root: Path, revision: str) -> None:
+    """
+    What *revision* has a place for, as one file again.
+    """
+    whole, database = root / "whole.db", Database(root / "ullage.db", gate=root / "gate")
+    try:
+        migrate.downgrade(database, revision, accept_losses=True)
+    finally:
+        database.close()
+    with closing(sqlite3.connect(root / "ullage.db")) as connection:
+        connection.execute("VACUUM INTO ?", [str(whole)])
+    for path in (*root.glob("ullage.db*"), root / "gate"):
+        path.unlink()
+    whole.rename(root / "ullage.db")
+
+
 def main() -> None:
-    archive = STORES / f"{HEAD_REVISION}.tar.xz"
-    if archive.exists():
-        sys.exit(f"{archive} is kept already: what a release made is never made again")
-    with tempfile.TemporaryDirectory() as name:
-        make(Path(name) / "store")
-        STORES.mkdir(exist_ok=True)
-        _pack(Path(name) / "store", archive)
-    print(f"wrote {archive}, {archive.stat().st_size} bytes")
+    missing = [revision for revision in REVISIONS if revision not in kept()]
+    if not missing:
+        sys.exit("all of them are kept already: what a release made is never made again")
+    STORES.mkdir(exist_ok=True)
+    for revision in missing:
+        archive = STORES / f"{revision}.tar.xz"
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name) / "store"
+            make(root)
+            if revision != HEAD_REVISION:
+                _take_back(root, revision)
+            _pack(root, archive)
+        print(f"wrote {archive}, {archive.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

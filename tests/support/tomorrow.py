@@ -50,6 +50,23 @@ _PRELUDE = (
 )
 
 
+_KNOWN = re.compile(r"^REVISIONS: Final = .*$", re.MULTILINE)
+
+
+def _link(ours: Path, theirs: Path, *, around: Path, leaving: tuple[str, ...] = ()) -> None:
+    """
+    Links in *theirs* to all that is in *ours*, but for the file *around*, whose directories are made anew.
+    """
+    theirs.mkdir(parents=True, exist_ok=True)
+    for path in ours.iterdir():
+        if path.name in ("__pycache__", *leaving) or path == around:
+            continue
+        if path in around.parents:
+            _link(path, theirs / path.name, around=around)
+        else:
+            (theirs / path.name).symlink_to(path)
+
+
 class Tomorrow:
     """
     A package laid out in *folder*, most of it links to ours.
@@ -68,26 +85,16 @@ class Tomorrow:
         theirs = folder / "ullage"
         versions = theirs / "migrations" / "versions"
         versions.mkdir(parents=True)
-        for path in ours.iterdir():
-            if path.name not in ("schema", "__pycache__", "migrations"):
-                (theirs / path.name).symlink_to(path)
-        (theirs / "schema").mkdir()
-        for source, target in (
-            (ours / "schema", theirs / "schema"),
+        (where,) = (path for path in ours.rglob("*.py") if _KNOWN.search(path.read_text()))
+        _link(ours, theirs, around=where, leaving=("migrations",))
+        for folder_of_ours, of_theirs in (
             (_PROJECT / "migrations", theirs / "migrations"),
             (_PROJECT / "migrations" / "versions", versions),
         ):
-            for path in source.iterdir():
-                if path.is_file() and path != ours / "schema" / "__init__.py":
-                    (target / path.name).symlink_to(path)
-        text, found = re.subn(
-            r"^REVISIONS: Final = .*$",
-            f"REVISIONS: Final = {(*REVISIONS, NEXT_REVISION)!r}",
-            (ours / "schema" / "__init__.py").read_text(),
-            flags=re.MULTILINE,
-        )
-        assert found == 1
-        (theirs / "schema" / "__init__.py").write_text(text)
+            for path in folder_of_ours.glob("*.*"):
+                (of_theirs / path.name).symlink_to(path)
+        text = _KNOWN.sub(f"REVISIONS: Final = {(*REVISIONS, NEXT_REVISION)!r}", where.read_text())
+        (theirs / where.relative_to(ours)).write_text(text)
         (versions / f"{NEXT_REVISION}_next.py").write_text(
             _REVISION.format(
                 revision=NEXT_REVISION,

@@ -5,6 +5,8 @@ Two releases with one root: the earlier one looks and writes as far as the later
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -30,30 +32,35 @@ def stocked(root):
 
 
 @pytest.fixture(scope="module")
-def later_stores(template, tmp_path_factory):
+def upgraded(template, tmp_path_factory):
     """
-    Stores that a later release upgraded, by what it lets this one do.
+    A store that a later release upgraded.
     """
     folder = tmp_path_factory.mktemp("later")
-    for name, allowed in (
-        ("all", {"min_reader": 1, "min_writer": 1}),
-        ("looking", {"min_reader": LEVEL}),
-        ("nothing", {}),
-    ):
-        root = shutil.copytree(template, folder / name)
-        with simulated(root) as store:
-            store.pull_image("nginx")
-        Tomorrow(folder / f"release {name}", **allowed).open(root)
-    return folder
+    root = shutil.copytree(template, folder / "store")
+    with simulated(root) as store:
+        store.pull_image("nginx")
+    Tomorrow(folder / "release").open(root)
+    return root
 
 
 @pytest.fixture
-def later_store(later_stores, tmp_path):
-    return lambda allowed: shutil.copytree(later_stores / allowed, tmp_path / "later")
+def later_store(upgraded, tmp_path):
+    """
+    Such a store, as its release lets this one do more or less with it.
+    """
+
+    def copy(*, min_reader=NEXT_LEVEL, min_writer=NEXT_LEVEL):
+        root = shutil.copytree(upgraded, tmp_path / "later")
+        with closing(sqlite3.connect(root / "ullage.db")) as shell, shell:
+            shell.execute("UPDATE store SET min_reader = ?, min_writer = ?", [min_reader, min_writer])
+        return root
+
+    return copy
 
 
 def test_a_later_store_may_be_looked_at_where_its_release_says_so(later_store):
-    stocked = later_store("looking")
+    stocked = later_store(min_reader=LEVEL)
 
     with pytest.raises(SchemaTooNew, match="may only look") as raised:
         ImageService.open(stocked)
@@ -66,7 +73,7 @@ def test_a_later_store_may_be_looked_at_where_its_release_says_so(later_store):
 
 
 def test_a_later_store_is_not_even_looked_at_where_its_release_says_so(later_store):
-    stocked = later_store("nothing")
+    stocked = later_store()
     before = content_of(stocked)
 
     for read_only in (False, True):
@@ -79,7 +86,7 @@ def test_a_later_store_is_not_even_looked_at_where_its_release_says_so(later_sto
 
 
 def test_a_later_store_is_written_to_where_its_release_says_so(later_store):
-    stocked = later_store("all")
+    stocked = later_store(min_reader=1, min_writer=1)
 
     with simulated(stocked) as store:
         store.pull_image("redis")
@@ -148,12 +155,8 @@ def test_the_later_release_takes_its_store_back_and_the_earlier_one_goes_on(stoc
     later = Tomorrow(tmp_path / "next")
     later.open(stocked)
     (stocked / "dreams" / "deep").mkdir(parents=True)
-    query(stocked, "SELECT 1")
-    later.run(
-        "import sqlite3\nwith sqlite3.connect(Path(sys.argv[1]) / 'ullage.db') as shell:\n"
-        "    shell.execute(\"INSERT INTO wishes (wish) VALUES ('more room')\")\nshell.close()",
-        stocked,
-    )
+    with closing(sqlite3.connect(stocked / "ullage.db")) as shell, shell:
+        shell.execute("INSERT INTO wishes (wish) VALUES ('more room')")
     with simulated_later(later, stocked) as worker:
         said = later.run("releases.back(Path(sys.argv[1]), sys.argv[2])", stocked, HEAD_REVISION, fails=True)
         assert "DowngradeLoses" in said
@@ -192,14 +195,14 @@ class _LaterWorker(Worker):
 
 
 def test_levels_are_what_two_releases_compare(later_store):
-    said = releases.current(later_store("looking"))
+    said = releases.current(later_store(min_reader=LEVEL))
 
     assert (said.revision, said.level, said.head) == (NEXT_REVISION, NEXT_LEVEL, HEAD_REVISION)
     assert (said.may_read, said.may_write, said.pending) == (True, False, ())
 
 
 def test_an_upgrade_by_a_later_release_is_not_this_ones_to_undo(later_store):
-    stocked = later_store("all")
+    stocked = later_store(min_reader=1, min_writer=1)
 
     for change in (releases.forward, releases.back):
         with pytest.raises(SchemaTooNew):
