@@ -59,6 +59,9 @@ bench: $(VENV)/.developing
 bench-peers: $(VENV)/.developing
 	$(BIN)/python benchmarks --peers $(BENCH)
 
+bench-serving: $(VENV)/.developing
+	$(BIN)/python benchmarks/serving.py $(BENCH)
+
 # BENCH="small --files 20000" is less of it; benchmarks/unpack.py --help has the rest.
 bench-unpack: $(VENV)/.developing
 	$(BIN)/python benchmarks/unpack.py $(BENCH)

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,7 @@ class LayoutIndex:
         self._repository = repository
         self._root = root
         self._begin()
+        _open_indexes.add(self)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
@@ -68,9 +70,6 @@ class LayoutIndex:
         """
         if self._pid != os.getpid():
             self._begin()  # in a forked child: the parent's timer is the parent's
-        if self._timer is not None:
-            self._is_behind = True
-            return
         with self._mutex:
             self._is_behind = True
             if self._timer is None and not self._closed:
@@ -92,12 +91,10 @@ class LayoutIndex:
         """
         if self._pid != os.getpid():
             return
+        _open_indexes.discard(self)
         with self._mutex:
             self._closed = True
-            timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-            timer.join()
+        self._stop()
         if self._is_behind:
             self._write_quietly()
 
@@ -112,16 +109,38 @@ class LayoutIndex:
             return
         self._timer = timer
 
+    def _stop(self) -> None:
+        """
+        Have no thread; one that is writing is waited for.
+        """
+        with self._mutex:
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+            timer.join()
+
+    def _before_fork(self) -> None:
+        # A child gets no threads, and Python warns of forks beside some. Whoever forks is not to know of ours.
+        if self._pid == os.getpid():
+            self._stop()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._pid != os.getpid():
+            return  # a child that forks: what it has of us is its parent's
+        with self._mutex:
+            if self._is_behind and self._timer is None and not self._closed:
+                self._start()
+
     def _due(self) -> None:
         self._is_behind = False
         started = time.monotonic()
         done = self._write_quietly()
         self._delay_seconds = max(_DELAY_SECONDS, _SHARE * (time.monotonic() - started))
         with self._mutex:
-            self._timer = None
             # What was changed meanwhile may be in it or not.
-            if (self._is_behind or not done) and not self._closed:
-                self._is_behind = True
+            self._is_behind = self._is_behind or not done
+            is_stopped, self._timer = self._timer is None, None
+            if self._is_behind and not is_stopped and not self._closed:
                 self._start()
 
     def _write_quietly(self) -> bool:
@@ -208,3 +227,19 @@ _HEAD: Final = f'{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","annotations":{{"
 
 def _document(state: str, entries: str) -> bytes:
     return b'%s%s"},"manifests":[%s]}' % (_HEAD, state.encode(), entries.encode())
+
+
+_open_indexes: weakref.WeakSet[LayoutIndex] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for index in list(_open_indexes):
+        index._before_fork()  # noqa: SLF001 -- same module
+
+
+def _after_fork_in_parent() -> None:
+    for index in list(_open_indexes):
+        index._after_fork_in_parent()  # noqa: SLF001 -- same module
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 import logging
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 
@@ -26,10 +27,10 @@ __all__ = ["BlobSender", "Sent"]
 
 _log = logging.getLogger(__name__)
 
-#: Blobs above this go in pieces, so that what is lost when a connection breaks is a piece.
+#: Blobs above this go in pieces, so that what is lost when a connection breaks is a piece at most.
 CHUNKED_BYTES: Final = 64 * 1024 * 1024
-#: A piece; it is held in memory, one for each upload under way.
-CHUNK_BYTES: Final = 16 * 1024 * 1024
+#: A piece.
+CHUNK_BYTES: Final = 64 * 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
 
 
@@ -173,28 +174,30 @@ class _Sending:
 
     def _send_chunks(self, upload: Upload) -> None:
         size = max(CHUNK_BYTES, upload.min_chunk_bytes)
-        with self._read(self._blob) as reader:
-            reader.skip(self._position)
+        with ExitStack() as stack:
+            readers: list[_Reader] = []
+
+            def pieces(start: int, end: int) -> Iterator[bytes]:
+                # One reader goes through all of it. Sent a second time (a token has ended), it is read anew.
+                if not readers or readers[-1].position != start:
+                    readers.append(stack.enter_context(self._read(self._blob)))
+                    readers[-1].skip(start)
+                return self._passed(readers[-1], end)
+
             while self._position < self._blob.size:
-                start = self._position
-                data = reader.take(min(size, self._blob.size - start))
-
-                def sent(count: int, start: int = start) -> None:
-                    self._note(self._blob, start + count)
-
-                upload.append(start, Stream.of(data, sent=sent))
-                self._position = start + len(data)
+                start, end = self._position, min(self._position + size, self._blob.size)
+                upload.append(start, Stream(end - start, partial(pieces, start, end)))
+                self._position = end
         upload.put(self._blob.digest)
 
     def _pieces(self) -> Iterator[bytes]:
-        done = 0
         with self._read(self._blob) as reader:
-            while done < self._blob.size:
-                piece = reader.take(min(_READ_BYTES, self._blob.size - done))
-                yield piece
-                done += len(piece)
-                self._note(self._blob, done)
-            reader.take(0)
+            yield from self._passed(reader, self._blob.size)
+
+    def _passed(self, reader: _Reader, end: int) -> Iterator[bytes]:
+        while reader.position < end:
+            yield reader.read(end - reader.position)
+            self._note(self._blob, reader.position)
 
 
 class _Reader:
@@ -203,44 +206,41 @@ class _Reader:
     """
 
     def __init__(self, image: Outgoing, blob: Descriptor) -> None:
+        self.position = 0
         self._blob = blob
         self._stack = ExitStack()
         self._stream = self._stack.enter_context(image.open(blob.digest))
         self._hasher = Hasher(blob.digest)
-        self._position = 0
-        self._ahead = bytearray()
+        if not blob.size:
+            self._finish()
 
     def skip(self, count: int) -> None:
         """
         Read over *count* bytes; they are verified like the others.
         """
-        while count:
-            count -= len(self.take(min(_READ_BYTES, count)))
+        while self.position < count:
+            self.read(count - self.position)
 
-    def take(self, count: int) -> bytes:
+    def read(self, limit: int) -> bytes:
         """
-        Exactly *count* bytes.
+        The next bytes, at least one and at most *limit*, as long as there are any by what the descriptor says.
 
         Raises:
             SizeMismatch, DigestMismatch: they are not what was promised.
         """
-        while len(self._ahead) < count:
-            data = self._stream.read(max(_READ_BYTES, count - len(self._ahead)))
-            if not data:
-                raise self._wrong_size(self._position + len(self._ahead))
-            self._hasher.update(data)
-            self._ahead += data
-        self._position += count
-        if self._position == self._blob.size:
-            self._finish(count)
-        taken = bytes(self._ahead[:count])
-        del self._ahead[:count]
-        return taken
+        data = self._stream.read(min(_READ_BYTES, limit))
+        if not data:
+            raise self._wrong_size(self.position)
+        self._hasher.update(data)
+        self.position += len(data)
+        if self.position >= self._blob.size:
+            self._finish()
+        return data
 
-    def _finish(self, count: int) -> None:
-        more = len(self._ahead) - count or len(self._stream.read(1))
-        if more:
-            raise self._wrong_size(self._blob.size + more)
+    def _finish(self) -> None:
+        more = len(self._stream.read(1))
+        if more or self.position > self._blob.size:
+            raise self._wrong_size(self.position + more)
         if not self._hasher.matches:
             actual = self._hasher.digest()
             raise DigestMismatch(

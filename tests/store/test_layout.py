@@ -306,7 +306,7 @@ def test_who_only_looks_has_nothing_to_write(root, open_store):
         store.write_index()
 
 
-def test_a_forked_child_writes_its_own_changes_and_not_its_parents(root, open_store, source):
+def test_a_forked_child_writes_its_own_changes_and_not_its_parents(root, open_store, source, wait_until):
     with open_store() as store:
         store.import_images(source)
         child = os.fork()
@@ -317,7 +317,25 @@ def test_a_forked_child_writes_its_own_changes_and_not_its_parents(root, open_st
             finally:
                 os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert "docker.io/library/app:1" in names_of(root)
+        wait_until(lambda: "docker.io/library/app:1" in names_of(root))
+
+
+def test_a_fork_is_not_beside_a_thread_of_ours(open_store, source):
+    """
+    Python warns of that, and the host that forks knows of no thread. What is to be written is not forgotten by it.
+    """
+
+    def threads():
+        return [each.name for each in threading.enumerate() if each.name == "ullage-index"]
+
+    with open_store() as store:
+        store.import_images(source)
+        assert threads() == ["ullage-index"]
+        layout_module._before_fork()
+        assert threads() == []
+        layout_module._after_fork_in_parent()
+        assert threads() == ["ullage-index"]
+    assert threads() == []
 
 
 def test_a_reader_sees_a_whole_index_at_any_time(root, open_store, source, monkeypatch):

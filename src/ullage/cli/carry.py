@@ -76,6 +76,8 @@ def import_(
     id of each image. What is here already is not read again, and whether the rest fits under the storage limit
     is decided before the first byte, as in a pull.
     """
+    if _is_pipe(path) and sys.stdin.isatty():
+        raise click.UsageError("no archive comes from a terminal: send one in", click.get_current_context())
     cancel = threading.Event()
     with changing() as service, signals.gently(cancel.set) as stop:
         try:
@@ -121,7 +123,7 @@ def export(*, images: tuple[str, ...], path: str, form: str | None, quiet: bool)
     what it is to be. What the images share is in it once, and the same images give the same bytes. A file that
     is there is replaced when the new one is whole; a layout that is there is added to.
     """
-    if path == "-" and sys.stdout.isatty():
+    if _is_pipe(path) and sys.stdout.isatty():
         raise click.UsageError(
             "an archive is not for a terminal: send it somewhere", click.get_current_context()
         )
@@ -142,7 +144,7 @@ def index() -> None:
     """
     Make the index.json of the store current.
 
-    The store is an OCI layout that skopeo, umoci and crane read. Its index.json follows by itself, a second after
+    The store is an OCI layout that skopeo, umoci and podman read. Its index.json follows by itself, a second after
     a change and when a command ends; only after a crash, or a change in the sqlite3 shell, is it behind until the
     store is opened next. Prints its path.
     """
@@ -153,6 +155,12 @@ def index() -> None:
         was_behind = service.write_index()
     say("it was behind, and is current" if was_behind else "it is current")
     emit(str(root / "index.json"))
+
+
+def _is_pipe(path: str) -> bool:
+    from ullage.archive import Place  # noqa: PLC0415 -- see opening.py
+
+    return Place.parse(path).is_pipe
 
 
 def bring(

@@ -97,6 +97,7 @@ class _Show:
         self._known(web)
         self._limit(desk)
         self._what_is_here()
+        self._serving(tools)
         self._removal(web)
         self._queries()
 
@@ -147,6 +148,25 @@ class _Show:
         _title("What is here, and what it takes")
         self._ullage("images")
         self._ullage("df", "-v")
+
+    def _serving(self, image: Image) -> None:
+        _title("Serve: another store pulls from this one, and the registry is not asked")
+        before = len(self._registry.requests)
+        with (
+            tempfile.TemporaryDirectory(prefix="ullage-demo-other-") as other,
+            self._started(("serve", "--listen", "127.0.0.1:0"), stdout=subprocess.PIPE) as server,
+        ):
+            assert server.stdout is not None, "asked for"
+            url = server.stdout.readline().decode().strip()
+            _say(url)
+            # A name of a registry's repo has no colon in it: docs/serving.md.
+            repo = f"{self._registry.host.replace(':', '__')}/{image.repo}"
+            self._ullage("--root", other, "pull", f"{url.partition('://')[2]}/{repo}:{image.tag}")
+            server.terminate()
+            _require(server.wait() == 0, "the server did not end in order")
+        asked = len(self._registry.requests) - before
+        _say(f"  The registry has seen {asked} requests meanwhile.")
+        _require(asked == 0, "a store that is served asked the registry")
 
     def _removal(self, web: Image) -> None:
         _title("Remove: what an image alone used is free at once, what others share stays")
@@ -203,9 +223,9 @@ class _Show:
         _say(f"  (Ctrl-C: exit code {code})")
         _require(code == 128 + signal.SIGINT, f"exit code {code} after Ctrl-C")
 
-    def _started(self, arguments: Sequence[str]) -> _Process:
+    def _started(self, arguments: Sequence[str], *, stdout: int | None = None) -> _Process:
         _say(f"$ ullage {shlex.join(arguments)}")
-        return _Process(arguments, self._environment)
+        return _Process(arguments, self._environment, stdout=stdout)
 
     def _partial_bytes(self) -> int:
         size = 0
@@ -232,12 +252,16 @@ class _Process(subprocess.Popen[bytes]):
     A command of ours, on this terminal. Leaving the block in a hurry ends it.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
-        super().__init__([sys.executable, "-P", "-m", "ullage", *arguments], env=environment)
+    def __init__(
+        self, arguments: Sequence[str], environment: dict[str, str], *, stdout: int | None = None
+    ) -> None:
+        super().__init__([sys.executable, "-P", "-m", "ullage", *arguments], env=environment, stdout=stdout)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
             self.terminate()
+        if self.stdout is not None:
+            self.stdout.close()
         self.wait()
 
 

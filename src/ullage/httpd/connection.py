@@ -42,6 +42,9 @@ class Connection:
 
     def __init__(self, connected: socket.socket, limits: Limits) -> None:
         self.socket = connected
+        # The end of an answer need not wait until the client has acknowledged what is before it.
+        with contextlib.suppress(OSError):
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.close_connection = False
         self.idle = True
         self.idle_since = time.monotonic()

@@ -33,17 +33,14 @@ class Stream:
     pieces: Callable[[], Iterator[bytes | memoryview]]
 
     @classmethod
-    def of(cls, data: bytes, *, sent: Callable[[int], None] | None = None) -> Stream:
+    def of(cls, data: bytes) -> Stream:
         """
-        Bytes that are here; *sent* is told how many went.
+        Bytes that are here.
         """
 
         def pieces() -> Iterator[memoryview]:
             view = memoryview(data)
-            for at in range(0, len(data), _PIECE_BYTES):
-                yield view[at : at + _PIECE_BYTES]
-                if sent is not None:
-                    sent(min(len(data), at + _PIECE_BYTES))
+            return (view[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
 
         return cls(len(data), pieces)
 
