@@ -127,7 +127,7 @@ def test_without_a_socket_there_is_nothing_to_serve_on(command):
     assert server.said[0] == "error: --socket PATH is needed: systemd handed over none"
 
 
-def test_a_second_server_shares_the_store(command, tmp_path, image):
+def test_a_second_server_shares_the_store_and_its_work(command, tmp_path, registry, image):
     paths = [tmp_path / "one.sock", tmp_path / "two.sock"]
     servers = [command("--socket", path, "--plain-http") for path in paths]
 
@@ -136,6 +136,11 @@ def test_a_second_server_shares_the_store(command, tmp_path, image):
         assert two.list() == one.list()
         two.remove(image.reference)
         assert one.list() == []
+
+        big = ImageBuilder(registry, "big").noise_layer(500_000).push("1")
+        pulls = [client.start_pull(big.reference) for client in (one, two) for _ in range(4)]
+        assert {each.result(30).image_ref for each in pulls} == {big.image_id}
+        assert registry.count("GET", f"*/blobs/{big.layers[0].digest}") == 1
     assert [each.end() for each in servers] == [0, 0]
 
 

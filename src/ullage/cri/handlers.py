@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Handlers"]
 
 _READERS: Final = 8
+#: A list of many images is work; those who ask for one image do not wait behind it.
+_LISTERS: Final = 2
 _WRITERS: Final = 16
 _ENDING: Final = "the server is about to end"
 #: gRPC says "no deadline" as None or as a time beyond the end of the universe.
@@ -54,19 +56,20 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         self._metrics = metrics
         self._stalled_seconds = settings.stalled_seconds
         self._readers = ThreadPoolExecutor(_READERS, "ullage-cri-read")
+        self._listers = ThreadPoolExecutor(_LISTERS, "ullage-cri-list")
         self._writers = ThreadPoolExecutor(_WRITERS, "ullage-cri-write")
         self._pullers = ThreadPoolExecutor(settings.parallel_pulls, "ullage-cri-pull")
         self._cancels: set[threading.Event] = set()
         self._active = 0
         self._draining = False
         images, runtime = Images(service, settings, metrics), Runtime(service, settings)
-        read, write = self._readers, self._writers
+        read, write, listing = self._readers, self._writers, self._listers
         self._verbs = {
             f"/runtime.v1.{path}": verb
             for path, verb in {
-                "ImageService/ListImages": _Verb("ListImagesRequest", images.list_images, read),
+                "ImageService/ListImages": _Verb("ListImagesRequest", images.list_images, listing),
                 "ImageService/StreamImages": _Verb(
-                    "StreamImagesRequest", images.stream_images, read, streams=True
+                    "StreamImagesRequest", images.stream_images, listing, streams=True
                 ),
                 "ImageService/ImageStatus": _Verb("ImageStatusRequest", images.image_status, read),
                 "ImageService/PullImage": _Verb(
@@ -112,7 +115,7 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
         Wait for what the threads still do. Blocks.
         """
         self.cancel_pulls()
-        for each in (self._pullers, self._writers, self._readers):
+        for each in (self._pullers, self._writers, self._listers, self._readers):
             each.shutdown(wait=True, cancel_futures=True)
 
     def _answering(self, method: str, verb: _Verb) -> Callable[[bytes, Any], Awaitable[bytes]]:
