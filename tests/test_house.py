@@ -175,6 +175,7 @@ def test_the_wheel_works_in_an_environment_of_its_own(tmp_path):
     (wheel,) = wheels.iterdir()
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"ullage/{name_of(path)}" for path in SOURCES} <= names
+    assert {f"ullage/cri/{name}" for name in ("protos.binpb", "cri.proto", "health.proto")} <= names
     assert {"ullage/py.typed", "ullage/migrations/env.py", "ullage/migrations/script.py.mako"} <= names
     assert {
         f"ullage/migrations/versions/{path.name}"

@@ -57,7 +57,7 @@ def test_who_serves_to_everybody_is_warned(ullage, pulled):
 def test_an_address_that_is_taken_is_refused(ullage, pulled):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = ullage.fail("serve", "--listen", f"127.0.0.1:{port}", code=30)
+        said = ullage.fail("serve", "--listen", f"127.0.0.1:{port}", code=9)
 
     assert said == f"cannot listen on 127.0.0.1:{port}: Address already in use"
 

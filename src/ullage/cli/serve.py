@@ -18,7 +18,7 @@ from ullage.cli import signals
 from ullage.cli.opening import StoreCommand, current_root, there_is_a_store
 from ullage.cli.output import emit, say
 from ullage.cli.registries import registry_options
-from ullage.errors import StoreError
+from ullage.errors import CannotServe, StoreError
 from ullage.sizes import human
 
 if TYPE_CHECKING:
@@ -143,8 +143,9 @@ def serve(
                 on_request=_say if logged else None,
             )
         except OSError as error:
-            raise StoreError(
-                f"cannot listen on {listen[0]}:{listen[1]}: {_why(error)}", hint="choose another --listen"
+            address = f"{listen[0]}:{listen[1]}"
+            raise CannotServe(
+                f"cannot listen on {address}: {_why(error)}", address=address, hint="choose another --listen"
             ) from error
         if not server.is_protected and not _is_loopback(listen[0]):
             say("warning: whoever reaches this address can read the store: --credentials says who may")
