@@ -7,6 +7,7 @@ What frees room works there, what needs room says so with its numbers, and nothi
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import shutil
 import subprocess
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from support import layers as entries
 from support import registry as faults
 from support.images import ImageBuilder
 from support.store import check_root, files_of, query, usage
 from support.worker import Refused, Worker, run_python
 from ullage import DiskFull, ImageService, RegistryClient, StorageLimitExceeded
+from ullage.digest import digest_of
 
 LAYER_BYTES = 300_000
 #: Said to the run of these tests inside a namespace of its own, where a tmpfs may be mounted by anybody.
@@ -532,3 +535,39 @@ def _until_full(act):
         except DiskFull:
             return number
     raise AssertionError("the disk is not full")
+
+
+# ---------------------------------------------------------------------- trees
+
+
+def _bomb(registry, *tar_entries):
+    tar = entries.tar(*tar_entries)
+    return ImageBuilder(registry, "bomb").raw_layer(gzip.compress(tar), diff_id=digest_of(tar)).push("1")
+
+
+@pytest.mark.parametrize("of", ["bytes", "inodes"])
+def test_trees_that_do_not_fit_on_the_disk_leave_it_as_it_was(of, make_volume, registry):
+    """
+    The limit would allow them. Bombs: what comes over the network is small.
+    """
+    volume = make_volume(inodes=700 if of == "inodes" else None)
+    if of == "bytes":
+        bomb = _bomb(registry, *(entries.entry(b"%d" % n, data=bytes(1 << 20)) for n in range(40)))
+    else:
+        bomb = _bomb(registry, *(entries.entry(b"%d" % n) for n in range(1_000)))
+    store = volume.open()
+    pulled = store.pull_image(bomb.reference)
+    before, free = usage(volume.root), volume.free_bytes
+
+    for _ in range(2):
+        with pytest.raises(DiskFull):
+            store.make_trees(pulled)
+
+    assert usage(volume.root) == before
+    assert volume.free_bytes > free - (2 << 20)
+    with pytest.raises(DiskFull):
+        store.pull_image(f"{bomb.name}@{bomb.digest}", unpack=True)
+    small = ImageBuilder(registry, "small").layer({"a": b"a"}).push("1")
+    store.pull_image(small.reference, unpack=True)
+    store.remove_image(pulled)
+    assert [each.image_id for each in store.list_images()] == [small.image_id]

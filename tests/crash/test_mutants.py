@@ -78,6 +78,24 @@ def test_a_recovery_that_leaves_rows_of_partial_blobs_without_their_files_is_cau
     assert bool(torn) == bool(mutants)
 
 
+@pytest.mark.parametrize("mutants", [[], ["half trees left"]])
+def test_a_recovery_that_leaves_half_a_tree_is_caught(mutants, workshop):
+    """
+    A pull died when its tree was filled, and not yet in place.
+    """
+    root = workshop.copy(workshop.prepared(SCENES["a pull that unpacks"]))
+    dead = workshop.spawn(SCENES["a pull that unpacks"], root, action="die", at=1, kinds={"syncfs"})
+    dead.wait()
+    assert not dead.completed
+    assert audit.of_wreck(root) == []
+
+    child = workshop.nursery.spawn("nothing", root, mutants=mutants)
+    child.wait()
+
+    left = [each for each in audit.at_rest(root) if each.startswith("a directory is left: trees/ingest")]
+    assert bool(left) == bool(mutants)
+
+
 # ---------------------------------------------------------------------- by somebody beside
 
 
@@ -156,6 +174,17 @@ def test_a_pull_that_waits_and_keeps_what_it_has_to_itself_is_caught(workshop):
             "I3: .* is unlinked before the end of its row is durable",
         ),
         ("lease seen before locked", "the first pull", "a lease is visible before it is locked"),
+        ("no sync of trees", "a pull that unpacks", "I4: trees/ingest/.* before it is synced"),
+        (
+            "no sync of the directories of trees",
+            "a pull that unpacks",
+            "I4: rows of trees come before their directory is synced",
+        ),
+        (
+            "no sync of the directories of trees",
+            "a removal of what is unpacked",
+            "I3: a row ends before the move of its directory is synced",
+        ),
     ],
 )
 def test_what_a_death_cannot_show_is_caught_by_the_order_of_calls(mutant, scene, words, workshop):

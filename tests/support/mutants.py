@@ -17,11 +17,13 @@ import ullage.blobs
 import ullage.ingest
 import ullage.pull
 import ullage.recovery
+import ullage.trees
 from ullage.blobs import BlobFiles
 from ullage.locks import FileLock, LeaseLock
 from ullage.repository import admission, images, pulls
 from ullage.repository.storage import doomed_blobs
 from ullage.schema import leases
+from ullage.trees import TreeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +187,24 @@ def _torn_partials_kept() -> None:
     ullage.recovery._give_up_torn = lambda _repository, _files: None
 
 
+# ---------------------------------------------------------------------- trees
+
+
+def _no_sync_of_trees() -> None:
+    TreeFiles.sync = lambda _self: None  # type: ignore[method-assign]
+
+
+def _no_sync_of_the_directories_of_trees() -> None:
+    ullage.trees._sync_directory = lambda _directory: None
+
+
+def _half_trees_left() -> None:
+    """
+    What a dead owner began is forgotten, and its directory stays.
+    """
+    TreeFiles.discard = lambda _self, _chain_ids: None  # type: ignore[method-assign]
+
+
 # ---------------------------------------------------------------------- pulls
 
 
@@ -208,5 +228,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "row without its file": _row_without_its_file,
     "published files forgotten": _published_files_forgotten,
     "torn partials kept": _torn_partials_kept,
+    "no sync of trees": _no_sync_of_trees,
+    "no sync of the directories of trees": _no_sync_of_the_directories_of_trees,
+    "half trees left": _half_trees_left,
     "nothing published before waiting": _nothing_published_before_waiting,
 }
