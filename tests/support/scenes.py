@@ -158,19 +158,24 @@ def _after_a_death(
     return prepare
 
 
-def _with_a_partial(*first: str) -> Callable[[Workshop, Path], None]:
+def _with_a_partial(*first: str, layer: int = 1) -> Callable[[Workshop, Path], None]:
+    """
+    One of a layer of the large image; the larger one has layer 1 as well, and so goes on with that.
+    """
+
     def prepare(workshop: Workshop, root: Path) -> None:
         _with(*first)(workshop, root)
-        digest = workshop.large.layers[1].digest
-        for at in range(2, 9):
-            # Which write is the large layer's depends on the order in which the layers are fetched.
+        digest = workshop.large.layers[layer].digest
+        for at in range(2, 16):
+            # Which write is the layer's depends on the order in which they are fetched; the last one is whole, and not
+            # in its place.
             tried = workshop.copy(root)
             child = workshop.nursery.spawn(
                 "pull",
                 tried,
                 {"reference": workshop.large.reference},
                 action="die",
-                kinds={"write"},
+                kinds={"write", "rename"},
                 at=at,
             )
             child.wait()
@@ -272,7 +277,7 @@ SCENES: dict[str, Scene] = {
         Scene(
             "a pull that takes the room of a partial blob",
             "pull",
-            _with_a_partial(),
+            _with_a_partial(layer=2),
             {"reference": "@larger"},
             lambda workshop: {"max_storage": workshop.larger.size},
         ),
