@@ -49,7 +49,6 @@ def test_who_may_not_push_is_told_so(ullage, pulled):
     with PushRegistry(auth="basic", username="alice", password="s3cret") as there:
         name = f"{there.host}/app:1"
         assert "asks for credentials" in ullage.fail("push", pulled.reference, name, code=11)
-        ullage.fail("push", pulled.reference, name, "--creds", "alice:guess", code=11)
 
         ullage.run("push", pulled.reference, name, "--creds", "alice", "--creds-stdin", input=b"s3cret\n")
 
@@ -68,7 +67,7 @@ def test_what_is_not_here_is_not_pushed(ullage, elsewhere, there):
     assert "no such image" in ullage.fail("push", "nothing", f"{there.host}/app:1", code=3)
 
 
-@pytest.mark.parametrize("destination", ["app/UPPER", "app@sha256:0", ""])
+@pytest.mark.parametrize("destination", ["app/UPPER", "app@sha256:0"])
 def test_a_destination_that_does_not_parse_is_refused(destination, ullage, pulled):
     ullage.fail("push", pulled.reference, destination, code=2)
 
@@ -85,12 +84,3 @@ def test_ctrl_c_ends_it_and_leaves_the_tag(ullage, pulled, there):
     assert (process.returncode, out) == (130, b"")
     assert there.tags("app") == {}
     ullage.run("rm", pulled.reference)
-
-
-def test_its_time_is_limited(ullage, pulled, there):
-    stall = there.inject("*/uploads/*", faults.stall(), method="PUT")
-
-    said = ullage.fail("push", pulled.reference, f"{there.host}/app:1", "--timeout", "0.5", code=41)
-
-    assert "deadline" in said
-    stall.release()

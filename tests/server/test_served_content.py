@@ -71,33 +71,32 @@ def test_a_blob_is_served(method, server, pulled):
         assert got.body == (blob.raw if method == "GET" else b"")
 
 
-@pytest.mark.parametrize(
-    ("stated", "status", "first", "last"),
-    [
-        ("bytes=0-", 206, 0, None),
-        ("bytes=100-", 206, 100, None),
-        ("bytes=100-199", 206, 100, 200),
-        ("bytes=100-99999999", 206, 100, None),
-        ("bytes=-10", 206, -10, None),
-        ("bytes=99999999-", 416, 0, 0),
-        ("bytes=-0", 416, 0, 0),
-        ("bytes=9-8", 416, 0, 0),
-        ("bytes=0-1,5-6", 200, 0, None),
-        ("pages=1-2", 200, 0, None),
-    ],
-)
-def test_a_range_of_a_blob_is_served(stated, status, first, last, server, pulled):
+RANGES = [
+    ("bytes=0-", 206, 0, None),
+    ("bytes=100-", 206, 100, None),
+    ("bytes=100-199", 206, 100, 200),
+    ("bytes=100-99999999", 206, 100, None),
+    ("bytes=-10", 206, -10, None),
+    ("bytes=99999999-", 416, 0, 0),
+    ("bytes=-0", 416, 0, 0),
+    ("bytes=9-8", 416, 0, 0),
+    ("bytes=0-1,5-6", 200, 0, None),
+    ("pages=1-2", 200, 0, None),
+]
+
+
+def test_a_range_of_a_blob_is_served(server, pulled):
     raw = pulled.layers[1].raw
+    for stated, status, first, last in RANGES:
+        got = ask(server, f"/v2/{NAME}/blobs/{pulled.layers[1].digest}", Range=stated)
 
-    got = ask(server, f"/v2/{NAME}/blobs/{pulled.layers[1].digest}", Range=stated)
-
-    assert got.status == status
-    assert got.body == (raw[first:last] if status != 416 else b"")
-    if status == 206:
-        start = first % len(raw)
-        assert got.headers["content-range"] == f"bytes {start}-{start + len(got.body) - 1}/{len(raw)}"
-    if status == 416:
-        assert got.headers["content-range"] == f"bytes */{len(raw)}"
+        assert got.status == status, stated
+        assert got.body == (raw[first:last] if status != 416 else b""), stated
+        if status == 206:
+            start = first % len(raw)
+            assert got.headers["content-range"] == f"bytes {start}-{start + len(got.body) - 1}/{len(raw)}"
+        if status == 416:
+            assert got.headers["content-range"] == f"bytes */{len(raw)}"
 
 
 def test_a_range_of_what_the_blob_is_not_any_more_is_the_whole(server, pulled):
@@ -180,39 +179,39 @@ def test_referrers_are_listed_and_chosen_by_their_type(server, store, registry, 
 ABSENT = "sha256:" + "0" * 64
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "code"),
-    [
-        (f"/v2/{NAME}/manifests/2", 404, "MANIFEST_UNKNOWN"),
-        (f"/v2/{NAME}/manifests/{ABSENT}", 404, "MANIFEST_UNKNOWN"),
-        (f"/v2/{NAME}/blobs/{ABSENT}", 404, "BLOB_UNKNOWN"),
-        ("/v2/other/app/manifests/1", 404, "NAME_UNKNOWN"),
-        (f"/v2/other/app/blobs/{ABSENT}", 404, "NAME_UNKNOWN"),
-        ("/v2/other/app/tags/list", 404, "NAME_UNKNOWN"),
-        (f"/v2/other/app/referrers/{ABSENT}", 404, "NAME_UNKNOWN"),
-        (f"/v2/{NAME}/blobs/sha256:0", 400, "DIGEST_INVALID"),
-        (f"/v2/{NAME}/blobs/latest", 400, "DIGEST_INVALID"),
-        (f"/v2/{NAME}/manifests/md5:00", 400, "DIGEST_INVALID"),
-        (f"/v2/{NAME}/referrers/1", 400, "DIGEST_INVALID"),
-        (f"/v2/{NAME}/manifests/.hidden", 400, "TAG_INVALID"),
-        ("/v2/Team/App/manifests/1", 400, "NAME_INVALID"),
-        (f"/v2/{'a' * 256}/manifests/1", 400, "NAME_INVALID"),
-        ("/v2/ghcr.io/team/../app/manifests/1", 400, "NAME_INVALID"),
-        ("/v2/ghcr.io/team/%2e%2e/app/manifests/1", 400, "NAME_INVALID"),
-        ("/v2/app/manifests/1?ns=..", 400, "NAME_INVALID"),
-        ("/v2/app/manifests/1?ns=nowhere", 400, "NAME_INVALID"),
-        ("/v2/../../etc/passwd", 404, "NAME_INVALID"),
-        ("/", 404, "NAME_INVALID"),
-        ("/v3/", 404, "NAME_INVALID"),
-    ],
-)
-def test_each_refusal_is_a_document_of_the_specification(path, status, code, server, pulled):
-    got = ask(server, path)
+REFUSALS = [
+    (f"/v2/{NAME}/manifests/2", 404, "MANIFEST_UNKNOWN"),
+    (f"/v2/{NAME}/manifests/{ABSENT}", 404, "MANIFEST_UNKNOWN"),
+    (f"/v2/{NAME}/blobs/{ABSENT}", 404, "BLOB_UNKNOWN"),
+    ("/v2/other/app/manifests/1", 404, "NAME_UNKNOWN"),
+    (f"/v2/other/app/blobs/{ABSENT}", 404, "NAME_UNKNOWN"),
+    ("/v2/other/app/tags/list", 404, "NAME_UNKNOWN"),
+    (f"/v2/other/app/referrers/{ABSENT}", 404, "NAME_UNKNOWN"),
+    (f"/v2/{NAME}/blobs/sha256:0", 400, "DIGEST_INVALID"),
+    (f"/v2/{NAME}/blobs/latest", 400, "DIGEST_INVALID"),
+    (f"/v2/{NAME}/manifests/md5:00", 400, "DIGEST_INVALID"),
+    (f"/v2/{NAME}/referrers/1", 400, "DIGEST_INVALID"),
+    (f"/v2/{NAME}/manifests/.hidden", 400, "TAG_INVALID"),
+    ("/v2/Team/App/manifests/1", 400, "NAME_INVALID"),
+    (f"/v2/{'a' * 256}/manifests/1", 400, "NAME_INVALID"),
+    ("/v2/ghcr.io/team/../app/manifests/1", 400, "NAME_INVALID"),
+    ("/v2/ghcr.io/team/%2e%2e/app/manifests/1", 400, "NAME_INVALID"),
+    ("/v2/app/manifests/1?ns=..", 400, "NAME_INVALID"),
+    ("/v2/app/manifests/1?ns=nowhere", 400, "NAME_INVALID"),
+    ("/v2/../../etc/passwd", 404, "NAME_INVALID"),
+    ("/", 404, "NAME_INVALID"),
+    ("/v3/", 404, "NAME_INVALID"),
+]
 
-    assert (got.status, got.codes) == (status, [code])
-    assert got.headers["content-type"] == "application/json"
-    assert set(got.json["errors"][0]) == {"code", "message", "detail"}
-    assert ask(server, path, "HEAD").status == status
+
+def test_each_refusal_is_a_document_of_the_specification(server, pulled):
+    for path, status, code in REFUSALS:
+        got = ask(server, path)
+
+        assert (got.status, got.codes) == (status, [code]), path
+        assert got.headers["content-type"] == "application/json"
+        assert set(got.json["errors"][0]) == {"code", "message", "detail"}
+        assert ask(server, path, "HEAD").status == status
 
 
 def test_a_blob_is_no_manifest(server, pulled):
@@ -221,11 +220,11 @@ def test_a_blob_is_no_manifest(server, pulled):
     assert (got.status, got.codes) == (404, ["MANIFEST_UNKNOWN"])
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
-def test_whoever_wants_to_write_is_told_that_nobody_does(method, server, pulled):
-    for path in (f"/v2/{NAME}/manifests/1", f"/v2/{NAME}/blobs/uploads/", "/v2/"):
-        got = ask(server, path, method)
-        assert (got.status, got.codes, got.headers["allow"]) == (405, ["UNSUPPORTED"], "GET, HEAD")
+def test_whoever_wants_to_write_is_told_that_nobody_does(server, pulled):
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
+        for path in (f"/v2/{NAME}/manifests/1", f"/v2/{NAME}/blobs/uploads/", "/v2/"):
+            got = ask(server, path, method)
+            assert (got.status, got.codes, got.headers["allow"]) == (405, ["UNSUPPORTED"], "GET, HEAD")
 
 
 def test_a_repo_serves_what_its_own_references_resolve_to(server, store, registry, pulled):
