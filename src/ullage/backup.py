@@ -142,10 +142,11 @@ def forget_backups(database: Path, *, but: Path) -> None:
     """
     Remove the backups of earlier upgrades, and what killed ones left. Follows a commit, and so does not fail (I10).
     """
-    for path in database.parent.glob(f"{database.name}.{_REVISION}.backup*"):
-        if path != but:
-            with contextlib.suppress(OSError):
-                path.unlink()
+    # Those that cannot be listed, or not removed, go after the next one.
+    with contextlib.suppress(OSError):
+        for path in database.parent.glob(f"{database.name}.{_REVISION}.backup*"):
+            if path != but:
+                path.unlink(missing_ok=True)
 
 
 def require_room(database: Path, *, live_bytes: int, file_bytes: int) -> None:

@@ -19,7 +19,7 @@ import pytest
 from support.keepsake import unpacked
 from support.store import check_root, query
 from support.worker import run_python
-from ullage import ImageService, SimulatedRegistry, StoreCorrupt, StoreError, releases
+from ullage import ImageService, SimulatedRegistry, StoreCorrupt, StoreError, UnsuitableFilesystem, releases
 from ullage.filesystem import Mount, mount_of
 from ullage.schema import LEVEL, REVISIONS
 
@@ -248,6 +248,33 @@ def test_a_filesystem_that_is_mounted_read_only_can_be_looked_at(mine, tmp_path)
             simulated(root, read_only=True)
     finally:
         subprocess.run(["umount", point], check=True)
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "virtiofs", "fuse.sshfs"])
+def test_a_store_on_the_disk_of_another_machine_is_refused_and_why(kind, mine, tmp_path, monkeypatch):
+    """
+    As the kernel tells of it, since a test has no other machine: nothing is opened, made or changed.
+    """
+    mounted = tmp_path / "mountinfo"
+    mounted.write_text(
+        f"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n21 20 0:40 / {tmp_path} rw - {kind} host:/export rw\n"
+    )
+    monkeypatch.setitem(mount_of.__kwdefaults__, "mountinfo", mounted)
+    before = sorted(path.name for path in mine.iterdir())
+
+    for open_it in (
+        lambda: simulated(mine),
+        lambda: simulated(mine, read_only=True),
+        lambda: simulated(tmp_path / "new"),
+        lambda: releases.current(mine),
+        lambda: releases.forward(mine, REVISIONS[-1]),
+    ):
+        with pytest.raises(UnsuitableFilesystem, match=f"is on {kind} .*no locks to rely on") as raised:
+            open_it()
+        assert "local" in raised.value.hint
+
+    assert sorted(path.name for path in mine.iterdir()) == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_directory_that_is_only_mounted_read_only_may_change_all_the_same(tmp_path):

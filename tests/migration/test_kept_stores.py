@@ -60,6 +60,20 @@ def test_a_store_of_every_revision_is_kept():
     assert list(kept()) == list(REVISIONS)
 
 
+@pytest.mark.parametrize("revision", kept())
+def test_a_revision_makes_today_what_it_made_when_it_was_released(revision, tmp_path):
+    """
+    One that was released is never edited: there are stores that it made.
+    """
+    root = unpacked(revision, tmp_path / "store")
+    database = Database(root / "ullage.db", gate=root / "gate", read_only=True)
+    try:
+        with database.read() as connection:
+            assert migrate.differences(connection, revision) == []
+    finally:
+        database.close()
+
+
 def test_an_upgrade_has_the_golden_schema_and_loses_nothing(old):
     before = content_of(old)
 

@@ -123,6 +123,22 @@ def test_what_reads_and_makes_no_sense_any_more_says_why(stocked, tmp_path):
             store.image_storage()
 
 
+def test_a_look_up_that_makes_no_sense_any_more_says_why(stocked):
+    """
+    Those of every day go past SQLAlchemy, and know it all the same.
+    """
+    with simulated(stocked) as store:
+        assert store.image_status("nginx") is not None
+        with closing(sqlite3.connect(stocked / "ullage.db", isolation_level=None)) as shell:
+            shell.execute("UPDATE store SET min_reader = ?, min_writer = ?", [NEXT_LEVEL, NEXT_LEVEL])
+            shell.execute("ALTER TABLE images RENAME COLUMN username TO user_name")
+            shell.execute(f"PRAGMA user_version = {NEXT_LEVEL}")
+            for look in (lambda: store.image_status("nginx"), store.list_images):
+                with pytest.raises(SchemaTooNew):
+                    look()
+            shell.execute("ALTER TABLE images RENAME COLUMN user_name TO username")
+
+
 def test_a_pull_under_way_ends_when_a_later_release_upgrades_the_store(root, registry, tmp_path):
     """
     Nothing of it is lost but time: what it had received is found by the later release.

@@ -26,6 +26,7 @@ __all__ = [
     "changing",
     "current_root",
     "looking",
+    "may_upgrade",
     "rehearsing",
     "root_option",
     "there_is_a_store",
@@ -137,7 +138,7 @@ def looking(
     try:
         service = ImageService.open(root, registry=registry, read_only=True)
     except SchemaTooOld as due:
-        if not (upgrades and _may_upgrade()):
+        if not (upgrades and may_upgrade()):
             raise
         try:
             ImageService.open(root, on_upgrade=changing_schema()).close()
@@ -148,7 +149,7 @@ def looking(
         yield service
 
 
-def _may_upgrade() -> bool:
+def may_upgrade() -> bool:
     """
     Whether an old store is upgraded by the way. Where that is for somebody to schedule, the environment says so.
     """
@@ -180,7 +181,7 @@ def changing(
         registry=registry,
         max_storage=max_storage,
         unpack=unpack,
-        migrate=_may_upgrade(),
+        migrate=may_upgrade(),
         on_upgrade=changing_schema(),
     ) as service:
         yield service

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ullage.cli import signals
-from ullage.cli.opening import StoreCommand, current_root, there_is_a_store
+from ullage.cli.opening import StoreCommand, current_root, may_upgrade, there_is_a_store
 from ullage.cli.output import emit, say
+from ullage.cli.progress import changing_schema
 from ullage.cli.registries import registry_options
 from ullage.errors import CannotServe, StoreError
 from ullage.sizes import human
@@ -129,7 +130,12 @@ def serve(
     from ullage.service import ImageService  # noqa: PLC0415
 
     over = threading.Event()
-    with signals.gently(over.set) as stop, ImageService.open(root, registry=reach.client()) as service:
+    with (
+        signals.gently(over.set) as stop,
+        ImageService.open(
+            root, registry=reach.client(), migrate=may_upgrade(), on_upgrade=changing_schema()
+        ) as service,
+    ):
         try:
             server = ImageServer(
                 service,
