@@ -92,7 +92,8 @@ def test_an_image_becomes_a_directory(store, image, tmp_path):
 
 
 def test_an_image_becomes_a_directory_of_ones_own(store, image, registry, tmp_path):
-    device = built(registry, LOWER, tar(entry(b"null", CHAR, device=(1, 3))), repo="device").push("1")
+    upper = tar(entry(b"null", CHAR, device=(1, 3)), entry(b"link", SYMLINK, link=b"x", uid=5))
+    device = built(registry, LOWER, upper, repo="device").push("1")
     store.pull_image(device.reference)
 
     made = store.unpack(device.reference, str(tmp_path / "rootfs"), rootless=True)
@@ -102,6 +103,7 @@ def test_an_image_becomes_a_directory_of_ones_own(store, image, registry, tmp_pa
     assert made.rootless
     if os.listxattr(tool):
         assert os.getxattr(tool, "user.rootlesscontainers") == bytes([0x08, 7, 0x10, 8])
+    assert made.forgiven["ownership"] == 1  # no link carries a note
     assert {"device"} <= made.forgiven.keys() or ROOT
     assert (tmp_path / "rootfs/null").exists() == ROOT
 

@@ -147,7 +147,8 @@ class Attributes:
             self._count_ownership()
         is_link = stat.S_ISLNK(status.st_mode)
         acls = []
-        if entry.xattrs or (self._options.ownership == "xattr" and not is_link):
+        # Of a link nothing is noted, and that is counted.
+        if entry.xattrs or self._options.ownership == "xattr":
             acls = self._set_xattrs(path_at(descriptor, name), self.xattrs(entry))
         mode = entry.mode & _PERMISSIONS
         if not is_link and (changed or status.st_mode & _PERMISSIONS != mode):
