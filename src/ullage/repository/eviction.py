@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import bindparam, delete, exists, select
+from sqlalchemy import bindparam, delete, select, text
 
 from ullage.model import Evicted, EvictionPolicy
 from ullage.repository.lookup import find
@@ -25,7 +25,7 @@ from ullage.repository.storage import (
     set_limits,
     usage,
 )
-from ullage.schema import image_storage, images, lease_images
+from ullage.schema import image_storage, images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Collected", "Eviction", "Evictor"]
 
-_HELD: Final = exists().where(lease_images.c.image_id == images.c.id)
-_CANDIDATES: Final = (
-    select(images.c.id)
-    .where(images.c.pinned == 0, ~_HELD, images.c.last_used_at <= bindparam("before"))
-    .order_by(images.c.last_used_at, images.c.id)
+# A page at a time, by the index: most of an eviction looks at one or two, and everybody else waits meanwhile.
+_CANDIDATES: Final = text(
+    "SELECT i.id, i.last_used_at FROM images AS i WHERE i.pinned = 0 AND i.last_used_at <= :before"
+    " AND (i.last_used_at, i.id) > (:used_at, :row_id)"
+    " AND NOT EXISTS (SELECT 1 FROM lease_images AS l WHERE l.image_id = i.id)"
+    " ORDER BY i.last_used_at, i.id LIMIT 100"
 )
 _FREES: Final = select(image_storage.c.exclusive_bytes).where(image_storage.c.id == bindparam("id"))
 
@@ -56,11 +57,8 @@ class Evictor:
     ) -> None:
         self._connection = connection
         self._acting = acting
-        self._candidates = [
-            row_id
-            for row_id in connection.execute(_CANDIDATES, {"before": before}).scalars()
-            if row_id not in spare
-        ]
+        self._candidates = self._pages(before, spare)
+        self._worthless: list[int] = []
         self.evicted: list[Evicted] = []
 
     def evict_one(self, reason: str) -> bool:
@@ -71,27 +69,35 @@ class Evictor:
         left lives on in images that stay, and would go for nothing: two images cannot share all they have, for each
         has a manifest of its own, and no two of those can name each other.
         """
-        victim = next(self._worthwhile(), None)
-        if victim is None:
-            return False
-        row_id, frees = victim
-        self._candidates.remove(row_id)
-        self._take(row_id, frees, reason)
-        return True
+        for row_id in self._worthless:
+            if frees := self._frees(row_id):
+                self._worthless.remove(row_id)
+                self._take(row_id, frees, reason)
+                return True
+        for row_id in self._candidates:
+            if frees := self._frees(row_id):
+                self._take(row_id, frees, reason)
+                return True
+            self._worthless.append(row_id)
+        return False
 
     def evict_all(self, reason: str) -> None:
         """
         Every candidate.
         """
-        for row_id in self._candidates:
+        for row_id in (*self._worthless, *self._candidates):
             self._take(row_id, self._frees(row_id), reason)
-        self._candidates.clear()
+        self._worthless.clear()
 
-    def _worthwhile(self) -> Iterator[tuple[int, int]]:
-        for row_id in self._candidates:
-            frees = self._frees(row_id)
-            if frees:
-                yield row_id, frees
+    def _pages(self, before: str, spare: Collection[int]) -> Iterator[int]:
+        last = ("", 0)
+        while True:
+            parameters = {"before": before, "used_at": last[0], "row_id": last[1]}
+            page = self._connection.execute(_CANDIDATES, parameters).all()
+            yield from (row_id for row_id, _ in page if row_id not in spare)
+            if not page:
+                return
+            last = (page[-1].last_used_at, page[-1].id)
 
     def _frees(self, row_id: int) -> int:
         frees: int = self._connection.execute(_FREES, {"id": row_id}).scalar_one()
