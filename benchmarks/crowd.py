@@ -56,7 +56,10 @@ class Crowd:
     def processes(self, count: int) -> Callable[[], None]:
         def run() -> None:
             started = [
-                subprocess.Popen([ULLAGE, "pull", "--root", self.root, "--plain-http", "-q", each])
+                subprocess.Popen(
+                    [ULLAGE, "pull", "--root", self.root, "--plain-http", "-q", each],
+                    stdout=subprocess.DEVNULL,
+                )
                 for each in self.references[:count]
             ]
             codes = [each.wait() for each in started]
