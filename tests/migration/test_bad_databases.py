@@ -212,11 +212,12 @@ def test_who_may_only_read_looks_and_does_not_write(mine_for_all, as_nobody):
 
 
 @pytest.mark.external
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.skipif(os.geteuid() != 0 and not os.environ.get("CI"), reason="only root may mount")
 def test_a_filesystem_that_is_mounted_read_only_can_be_looked_at(mine, tmp_path):
     point = tmp_path / "medium"
     point.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", point], check=False, capture_output=True).returncode:
+        assert not os.environ.get("CI"), "no right to mount here"
         pytest.skip("no right to mount here")
     try:
         root = shutil.copytree(mine, point / "store")
