@@ -129,7 +129,8 @@ class Unpacker:
         below, end = claims.present, claims.present + len(claims.owned)
         layers, trees = self._layers[below:end], self._files.trees
         options, rootless = _options(claims.rootless)
-        trees.empty_trash()  # what lay in the way
+        if claims.cleared:
+            trees.empty_trash()
         stop = threading.Event()
         with ExitStack() as stack:
             lowers = [stack.enter_context(trees.open(layer.chain_id)) for layer in self._layers[:below]]

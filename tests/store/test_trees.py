@@ -271,6 +271,7 @@ def test_what_lies_in_the_way_is_moved_aside(store, root, app):
         (stray / "stray").write_text("what nobody knows of")
 
     store.pull_image(app.reference, unpack=True)
+    store.collect()
 
     assert not any("stray" in str(path) for path in (root / "trees").rglob("*"))
 

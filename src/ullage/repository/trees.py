@@ -44,13 +44,15 @@ class TreeClaims:
     Of a chain from the lowest up: the first ``present`` trees are here and kept, those of ``owned`` are next and ours
     to make; or else ``awaited`` is, which somebody else makes.
 
-    ``rootless`` says how the lowest one was made, when there is one.
+    ``rootless`` says how the lowest one was made, when there is one; ``cleared``, that something was moved aside for
+    ours, and is to be unlinked.
     """
 
     present: int
     owned: tuple[Digest, ...]
     awaited: Digest | None
     rootless: bool | None
+    cleared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +165,11 @@ class Trees(Records):
             kept, owned = (
                 [Digest(row.chain_id) for row in each] for each in (rows[: -len(above) or None], free)
             )
-            for table in (trees, tree_ingests):
+            cleared = 0
+            for table, state in ((trees, "swept"), (tree_ingests, "discarded")):
                 # A doomed one that no sweep has taken yet goes now; so does half of one.
-                state = "swept" if table is trees else "discarded"
-                connection.execute(update(table).where(table.c.chain_id.in_(owned)).values(state=state))
+                ended = update(table).where(table.c.chain_id.in_(owned)).values(state=state)
+                cleared += connection.execute(ended).rowcount
             parameters = {"lease_id": lease_id, "now": self._now()}
             connection.execute(_KEEP, parameters | {"chain": as_json(kept)})
             connection.execute(_BEGIN, parameters | {"chain": as_json(owned)})
@@ -177,6 +180,7 @@ class Trees(Records):
                 owned=tuple(owned),
                 awaited=Digest(above[0].chain_id) if above and not owned else None,
                 rootless=bool(rows[0].rootless) if kept else None,
+                cleared=cleared > 0,
             )
 
     def reserve_tree(self, token: str, chain_id: Digest, space_bytes: int, inodes: int) -> None:
