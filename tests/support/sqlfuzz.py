@@ -80,6 +80,24 @@ _WORDS = {
     "complete": ("0", "1", "NULL", "1 - complete"),
     "id": ("9223372036854775807", "-1", "id + 1", "id - 1", "1", "NULL", "1.0"),
 }
+# How often a table has its turn; one that is not here, once.
+_OFTEN = {
+    "store": 2,
+    "images": 3,
+    "manifests": 3,
+    "blobs": 4,
+    "manifest_blobs": 3,
+    "repo_tags": 3,
+    "repo_digests": 2,
+    "leases": 2,
+    "lease_blobs": 2,
+    "lease_images": 2,
+    "ingests": 4,
+    "trees": 4,
+    "manifest_trees": 2,
+    "lease_trees": 2,
+    "tree_ingests": 3,
+}
 _NEVER_COPIED = ("token", "ledger")
 _SAID = frozenset({"filled", "arrived", "swept", "discarded", "complete"})
 
@@ -122,8 +140,7 @@ class Typist:
     def _table(self) -> str:
         if self._focus is not None and self._random.random() < 0.7:
             return self._focus
-        weights = (2, 3, 3, 4, 3, 3, 2, 2, 2, 2, 4, 4, 2, 2, 3, 1, 1, 1)
-        return self._random.choices(TABLES, weights=weights)[0]
+        return self._random.choices(TABLES, weights=[_OFTEN.get(table, 1) for table in TABLES])[0]
 
     def _value(self, table: str, column: str) -> str:
         if (table, column) in _FORGED:
