@@ -4,6 +4,8 @@ A secret in a file that only its owner reads: made once, however many make it at
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
 from typing import TYPE_CHECKING, Final
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["KEY_BYTES", "read_key", "read_or_make_key"]
 
 KEY_BYTES: Final = 32
+#: What open(2) says of O_TMPFILE where there is no such thing.
+_NO_NAMELESS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 
 def read_key(path: Path) -> bytes | None:
@@ -59,22 +63,49 @@ def _make(path: Path) -> None:
     """
     Whole or not at all, and nobody's place is taken: whoever links first has made it.
     """
+    try:
+        # Without a name until it is linked: whoever is killed meanwhile leaves nothing.
+        descriptor = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS_FILES:
+            raise
+        _make_beside(path)
+        return
+    try:
+        _fill(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
+    finally:
+        os.close(descriptor)
+    _sync(path.parent)
+
+
+def _make_beside(path: Path) -> None:
+    """
+    The same where the filesystem has no files without a name.
+    """
     beside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
-            os.write(descriptor, secrets.token_bytes(KEY_BYTES))
-            os.fsync(descriptor)
+            _fill(descriptor)
         finally:
             os.close(descriptor)
-        try:
+        with contextlib.suppress(FileExistsError):
             path.hardlink_to(beside)
-        except FileExistsError:
-            return
     finally:
         beside.unlink()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path.parent)
+
+
+def _fill(descriptor: int) -> None:
+    os.write(descriptor, secrets.token_bytes(KEY_BYTES))
+    os.fsync(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
