@@ -63,21 +63,26 @@ def _make(path: Path) -> None:
     """
     Whole or not at all, and nobody's place is taken: whoever links first has made it.
     """
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Without a name until it is linked: whoever is killed meanwhile leaves nothing.
-        descriptor = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in _NO_NAMELESS_FILES:
-            raise
-        _make_beside(path)
-        return
-    try:
-        _fill(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
+        try:
+            # Without a name until it is linked: whoever is killed meanwhile leaves nothing.
+            descriptor = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_NAMELESS_FILES:
+                raise
+            _make_beside(path)
+        else:
+            try:
+                _fill(descriptor)
+                with contextlib.suppress(FileExistsError):
+                    # With a directory's descriptor Python calls linkat(2), which can follow the link that this is.
+                    os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=directory)
+            finally:
+                os.close(descriptor)
+        os.fsync(directory)
     finally:
-        os.close(descriptor)
-    _sync(path.parent)
+        os.close(directory)
 
 
 def _make_beside(path: Path) -> None:
@@ -95,17 +100,8 @@ def _make_beside(path: Path) -> None:
             path.hardlink_to(beside)
     finally:
         beside.unlink()
-    _sync(path.parent)
 
 
 def _fill(descriptor: int) -> None:
     os.write(descriptor, secrets.token_bytes(KEY_BYTES))
     os.fsync(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
