@@ -50,7 +50,7 @@ def test_unpack_says_as_json_what_it_made(ullage, runnable):
 
     assert done.stderr == ""
     assert done.json.keys() == {
-        "image_id", "directory", "rootless", "layers", "entries", "space_bytes", "inodes", "forgiven",
+        "image_id", "directory", "rootless", "layers", "entries", "space_bytes", "shared_bytes", "inodes", "forgiven",
     }  # fmt: skip
     assert done.json["image_id"] == runnable.image_id
     assert done.json["rootless"] is True
