@@ -1,8 +1,8 @@
 """
 Operations of microseconds, in turns: A B A B, each turn many calls of the one, then many of the other.
 
-Measured is processor time, which a busy machine does not stretch. An operation that leaves something behind is undone
-after each call, unmeasured.
+Measured is processor time of this thread, which neither a busy machine nor the one that writes index.json stretches. An
+operation that leaves something behind is undone after each call, unmeasured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Operation:
         """
         Of one call, on average over *calls*.
         """
-        call, undo, clock = self.call, self.undo, time.process_time
+        call, undo, clock = self.call, self.undo, time.thread_time
         if undo is None:
             start = clock()
             for _ in range(calls):
