@@ -216,3 +216,10 @@ def _run(*command, cwd=None):
     )
     assert done.returncode == 0, done
     return done.stdout
+
+
+def test_each_decision_has_a_number_of_its_own():
+    pages = sorted((PROJECT / "docs" / "decisions").glob("*.md"))
+    assert [page.name[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        assert page.read_text(encoding="utf-8").startswith(f"# {page.name[:4]}: ")
