@@ -10,9 +10,9 @@ from torture import torture
 
 @pytest.mark.timeout(300)
 def test_processes_that_are_killed_at_random_leave_a_store_that_is_whole():
-    counts, violations = torture(rounds=12, seed=20)
+    counts, violations = torture(rounds=6, seed=20)
 
     assert violations == []
-    assert counts["rounds"] == 12
-    assert counts["kills"] == 48
-    assert counts["samples of the limit"] > 100
+    assert counts["rounds"] == 6
+    assert counts["kills"] == 24
+    assert counts["samples of the limit"] > 50

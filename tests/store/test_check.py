@@ -21,7 +21,7 @@ from ullage import ImageService, RegistryClient, SimulatedRegistry, StoreCorrupt
 from ullage.locks import LeaseLock
 from ullage.platform import Platform
 
-CHURN_SECONDS = float(os.environ.get("ULLAGE_CHURN_SECONDS", "4"))
+CHURN_SECONDS = float(os.environ.get("ULLAGE_CHURN_SECONDS", "2"))
 
 
 @pytest.fixture
