@@ -35,8 +35,9 @@ demo: $(VENV)/.installed
 	@rm -rf .demo
 	@$(BIN)/ullage demo --keep .demo
 
+# Two for each core: half of a test's time is spent waiting for disks and for other processes.
 test: $(VENV)/.developing
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n $$((2 * $$(nproc)))
 
 # What make test does by the hundred, by the thousand.
 torture: $(VENV)/.developing

@@ -27,6 +27,7 @@ from ullage.charge import Budgets, Charge, Course, Layer
 from ullage.digest import Digest
 from ullage.errors import InvalidManifest, PullCancelled, StoreReadOnly, UnsupportedContent
 from ullage.image_config import parse_config
+from ullage.ingest import translated
 from ullage.layer import ApplyOptions, LayerBlob, apply_overlays, chain_ids
 from ullage.recovery import give_back, owner_name, reap, sweep_quietly
 from ullage.repository import NewTree, Owner
@@ -192,7 +193,8 @@ class _Source:
         self._check()
         if self._file is None:
             self._file = self._open(self._layer, self._check)
-        data = self._file.read(size)
+        with translated():
+            data = self._file.read(size)
         self._course.told(self._layer.digest, len(data))
         return data
 

@@ -86,6 +86,8 @@ def test_gc_frees_what_an_interrupted_pull_left(ullage, registry):
     assert freed == {
         "blob_count": 0,
         "blob_bytes": 0,
+        "tree_count": 0,
+        "tree_bytes": 0,
         "partial_count": 1,
         "partial_bytes": left,
         "images": [],

@@ -279,7 +279,8 @@ SCENES: dict[str, Scene] = {
             "pull",
             _with_a_partial(layer=2),
             {"reference": "@larger"},
-            lambda workshop: {"max_storage": workshop.larger.size},
+            # No less than what the dead left, or the limit would be one that was lowered below use.
+            lambda workshop: {"max_storage": workshop.large.size},
         ),
         Scene(
             "a pull that does not fit",
