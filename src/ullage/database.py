@@ -30,7 +30,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from ullage.driver import connect
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
-from ullage.moment import Moment, moment_of
+from ullage.moment import MIXED, Moment, moment_of
 from ullage.refusal import RuleBroken, is_of_the_schema, translate
 from ullage.snapshot import Snapshot
 
@@ -327,7 +327,8 @@ class Database:
     def _connect(self, *, mode: str, query_only: bool, foreign_keys: bool) -> sqlite3.Connection:
         connection, moment = connect(self.path, mode=mode, query_only=query_only, foreign_keys=foreign_keys)
         if mode == "ro":
-            self._moment = moment
+            # Two that are not of one moment are told apart by the next who reads: then both go.
+            self._moment = moment if self._moment in (None, moment) else MIXED
         return connection
 
     def _shorten(self, driver: DBAPIConnection) -> None:

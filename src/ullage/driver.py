@@ -4,6 +4,7 @@ A connection of the standard library's to the database of a store, with the sett
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import sys
@@ -31,18 +32,20 @@ def connect(
         StoreCorrupt: SQLite has no words for what is there.
         sqlite3.Error: there is none to be had.
     """
-    arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 0, "cached_statements": 256}
+    arguments: dict[str, Any] = {
+        "check_same_thread": False,
+        "timeout": SHELL_BUSY_MS / 1000,
+        "cached_statements": 256,
+        "isolation_level": None,
+    }
     if sys.version_info >= (3, 12):
         # Stated, because it stops being the default one day: transactions are begun in `Database` and nowhere else.
         arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
     uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
-    connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, isolation_level=None, **arguments)
-    moment = None
-    if mode == "ro":
-        connection, moment = readable(connection, path, {"isolation_level": None, **arguments})
+    opened = functools.partial(sqlite3.connect, uri, uri=True, **arguments)
+    connection, moment = readable(opened, path, arguments) if mode == "ro" else (opened(), None)
     try:
         for pragma in (
-            f"busy_timeout = {SHELL_BUSY_MS}",
             f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
             "synchronous = FULL",  # I3: a row change is durable before its file moves
             "wal_autocheckpoint = 0",  # checkpoints are made under the gate

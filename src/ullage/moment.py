@@ -19,13 +19,16 @@ from urllib.parse import quote
 from ullage.errors import StoreReadOnly
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Moment", "moment_of", "readable"]
+__all__ = ["MIXED", "Moment", "moment_of", "readable"]
 
 #: What was written so lately could be written again without another time on it.
 _SETTLED_SECONDS: Final = 0.05
 _ATTEMPTS: Final = 100
+#: How long the two files may be half made or half gone.
+_PATIENCE_SECONDS: Final = 0.5
 
 _READONLY, _CANTOPEN = 8, 14
 
@@ -40,33 +43,47 @@ class Moment(NamedTuple):
     changed_ns: int
 
 
+#: Of connections that are not all of one moment: no file is of this one.
+MIXED: Final = Moment(-1, -1, -1)
+
+
 def readable(
-    connection: sqlite3.Connection, path: Path, arguments: dict[str, Any]
+    connect: Callable[[], sqlite3.Connection], path: Path, arguments: dict[str, Any]
 ) -> tuple[sqlite3.Connection, Moment | None]:
     """
-    The connection, if it can read; else the whole database in memory, and the moment that it is of.
+    A connection that can read; else the whole database in memory, and the moment that it is of.
 
     Args:
-        arguments: of `sqlite3.connect`, for another one.
+        arguments: of `sqlite3.connect`, for what is in memory.
 
     Raises:
         StoreReadOnly: it cannot be read without the right to write beside it.
         sqlite3.Error: it cannot be read.
     """
-    try:
-        connection.execute("PRAGMA schema_version").fetchall()
-    except sqlite3.Error as error:
-        connection.close()
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (_READONLY, _CANTOPEN) or not path.is_file():
-            raise
-        found = _read_at_once(path, arguments)
-        if found is None:
-            raise StoreReadOnly(
-                f"cannot look into {path} without the right to write beside it: {error}",
-                hint="somebody who has that opens the store once, or makes you a file: `ullage db snapshot FILE`",
-            ) from error
-        return found
-    return connection, None
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        connection = connect()
+        try:
+            connection.execute("PRAGMA schema_version").fetchall()
+        except sqlite3.Error as error:
+            connection.close()
+            if (
+                getattr(error, "sqlite_errorcode", 0) & 0xFF not in (_READONLY, _CANTOPEN)
+                or not path.is_file()
+            ):
+                raise
+            found = _read_at_once(path, arguments)
+            if found is not None:
+                return found
+            # Somebody may be just opening the store, or closing it.
+            if time.monotonic() > until:
+                raise StoreReadOnly(
+                    f"cannot look into {path} without the right to write beside it: {error}",
+                    hint="somebody who has that opens the store, or makes you a file: `ullage db snapshot FILE`",
+                ) from error
+            time.sleep(_PATIENCE_SECONDS / 50)
+        else:
+            return connection, None
 
 
 def moment_of(path: Path) -> Moment | None:

@@ -309,3 +309,38 @@ def test_who_may_only_read_takes_a_snapshot(public, shared, tmp_path):
     as_nobody(public, tmp_path, f"snapshot(root, Path({str(shared / 'images.db')!r}))")
 
     assert _counts(shared / "images.db") == [1, 0, 1]
+
+
+def test_many_threads_that_may_only_read_see_what_others_do_meanwhile(public, shared, tmp_path, wait_until):
+    code = f"""
+def look(number):
+    until = time.monotonic() + 20
+    while images.image_count() < 5 and time.monotonic() < until:
+        pass
+    seen[number] = images.image_count()
+
+seen = {{}}
+with ImageService.open(root, read_only=True) as images:
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(4)]
+    for each in threads:
+        each.start()
+    Path({str(shared / "ready")!r}).touch()
+    for each in threads:
+        each.join()
+    print(sorted(seen.values()), images.image_count())
+"""
+
+    def write():
+        wait_until((shared / "ready").exists, seconds=25)
+        for number in range(5):
+            with ImageService.open(public) as store:
+                store.register_image(f"app{number}:1", size=1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        said = as_nobody(public, tmp_path, code)
+    finally:
+        writer.join()
+
+    assert said[0] == "[5, 5, 5, 5] 5"
