@@ -20,9 +20,9 @@ from support.store import query
 @pytest.mark.timeout(300)
 def test_processes_that_die_at_any_moment_leave_a_store_that_is_whole(record_property):
     """
-    Three hundred rounds, or as many as there are in a quarter of a minute: ``make torture`` takes its time.
+    Three hundred rounds, or as many as there are in ten seconds: ``make torture`` takes its time.
     """
-    run = torture(rounds=300, seed=20261124, seconds=15.0)
+    run = torture(rounds=300, seed=20261124, seconds=10.0)
 
     record_property("counts", report(run))
     assert run.violations == []

@@ -3,7 +3,7 @@ An error instead of a death, from the 1st, 2nd, … n-th call of each flow: it i
 
 Whatever fails, the caller gets an `ImageError` or what was asked for; the store is whole in the same process and for
 the next one, and what was asked for can be asked for again. By default each kind of call, as told apart by what it is
-made of, fails once; ``ULLAGE_TORTURE=1`` takes every call, and every error.
+made of, fails in some of the scenes; ``ULLAGE_TORTURE=1`` takes every call, and every error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALLOCATES = ("create", "mkdir", "write", "fallocate", "rename", "fsync", "fdatas
 def points_of(scene, calls):
     """
     Number and error of the calls that are to fail: of each shape the first. What is the same in many scenes has its
-    turn in some of them: a statement in a third, what only looks in a fifth.
+    turn in some of them: what changes something in half, a statement in a fifth, what only looks in a seventh.
     """
     if EVERY_POINT:
         return [(at, name) for at in range(1, len(calls) + 1) for name in CODES]
@@ -40,7 +40,7 @@ def points_of(scene, calls):
     for shape, at in first.items():
         kind = calls[at - 1].kind
         lot = zlib.crc32(shape.encode()) + turn
-        if kind != "commit" and lot % (5 if kind in LOOKS else 3 if kind == "statement" else 1) == 0:
+        if kind != "commit" and lot % (7 if kind in LOOKS else 5 if kind == "statement" else 2) == 0:
             chosen.append((at, names[lot // 5 % 3]))
     return chosen
 

@@ -22,7 +22,7 @@ from support.typed import EFFECTS, GUARDS
 STATEMENTS = int(os.environ.get("ULLAGE_FUZZ_STATEMENTS", "3000"))
 #: After so many a store is worn out: what could be removed is gone.
 PER_STORE = 200
-PER_MUTANT = max(2 * PER_STORE, STATEMENTS // 50)
+PER_MUTANT = max(PER_STORE, STATEMENTS // 50)
 #: Of the mutants that the fuzzer finds in CI's time; in an hour it finds more, and never those that take a forger.
 FOUND_AT_LEAST = 35
 SEEDS = range(max(1, STATEMENTS // PER_STORE))
