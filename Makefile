@@ -36,8 +36,9 @@ demo: $(VENV)/.installed
 	@$(BIN)/ullage demo --keep .demo
 
 # Two for each core: half of a test's time is spent waiting for disks and for other processes.
+# Whoever is done early takes from the others what is long.
 test: $(VENV)/.developing
-	$(BIN)/python -m pytest -n $$((2 * $$(nproc)))
+	$(BIN)/python -m pytest -n $$((2 * $$(nproc))) --dist worksteal
 
 # What make test does by the hundred, by the thousand.
 torture: $(VENV)/.developing
