@@ -14,6 +14,7 @@ from ullage.cli import signals
 from ullage.cli.opening import StoreCommand, changing, current_root, there_is_a_store
 from ullage.cli.output import emit, emit_json, say, short
 from ullage.cli.progress import progress
+from ullage.cli.registries import timeout_option
 from ullage.errors import StoreError
 from ullage.sizes import human
 
@@ -52,12 +53,7 @@ __all__ = ["bring", "export", "import_", "index"]
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each image, one a line.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="How long all of it may take. Default: for ever.",
-)
+@timeout_option("all of it")
 def import_(
     *,
     path: str,

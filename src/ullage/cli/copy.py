@@ -15,7 +15,7 @@ from ullage.cli.output import emit, emit_json, say
 from ullage.cli.progress import progress
 from ullage.cli.pulls import credentials
 from ullage.cli.push import summary
-from ullage.cli.registries import registry_options
+from ullage.cli.registries import registry_options, timeout_option
 from ullage.errors import ImageError
 
 if TYPE_CHECKING:
@@ -62,12 +62,7 @@ _STORE = "store:"
 @registry_options
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: what it is there, and what was sent.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="How long it may take. Default: for ever.",
-)
+@timeout_option("it")
 def copy(
     *,
     source: str,

@@ -16,7 +16,7 @@ from ullage.cli.failures import describe, tell
 from ullage.cli.opening import StoreCommand, changing, current_root, rehearsing, there_is_a_store
 from ullage.cli.output import emit, emit_json, printable, say, short
 from ullage.cli.progress import progress
-from ullage.cli.registries import registry_options
+from ullage.cli.registries import credentials_options, registry_options, timeout_option
 from ullage.errors import ImageError, ImageNotFound, InvalidReference, StorageLimitExceeded
 from ullage.sizes import human
 
@@ -44,15 +44,7 @@ __all__ = ["credentials", "pull"]
       pass show registry | ullage pull registry.example/app:1 --creds me --creds-stdin""",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@click.option(
-    "--creds",
-    metavar="USER[:PASSWORD]",
-    help="Credentials for the registry. Without a password it is asked for on the terminal; what stands on "
-    "the command line, other users of this machine can see.",
-)
-@click.option(
-    "--creds-stdin", is_flag=True, help="Read the password for --creds from the first line of stdin."
-)
+@credentials_options
 @click.option(
     "--platform",
     metavar="OS/ARCH",
@@ -90,12 +82,7 @@ __all__ = ["credentials", "pull"]
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each image, one a line.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="How long each image may take. Default: for ever.",
-)
+@timeout_option("each image")
 def pull(
     *,
     images: tuple[str, ...],

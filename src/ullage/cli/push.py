@@ -14,7 +14,7 @@ from ullage.cli.opening import StoreCommand, changing
 from ullage.cli.output import emit, emit_json, say
 from ullage.cli.progress import progress
 from ullage.cli.pulls import credentials
-from ullage.cli.registries import registry_options
+from ullage.cli.registries import credentials_options, registry_options, timeout_option
 from ullage.errors import ImageError
 from ullage.sizes import human
 
@@ -36,15 +36,7 @@ __all__ = ["push", "summary"]
 )
 @click.argument("image", metavar="IMAGE")
 @click.argument("destination", metavar="DEST")
-@click.option(
-    "--creds",
-    metavar="USER[:PASSWORD]",
-    help="Credentials for the registry. Without a password it is asked for on the terminal; what stands on "
-    "the command line, other users of this machine can see.",
-)
-@click.option(
-    "--creds-stdin", is_flag=True, help="Read the password for --creds from the first line of stdin."
-)
+@credentials_options
 @click.option(
     "--platform",
     metavar="OS/ARCH",
@@ -54,12 +46,7 @@ __all__ = ["push", "summary"]
 @registry_options
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: what it is there, and what was sent.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="How long it may take. Default: for ever.",
-)
+@timeout_option("it")
 def push(
     *,
     image: str,

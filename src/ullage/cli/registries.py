@@ -1,5 +1,5 @@
 """
-How registries are reached: the options that every command has that asks one.
+How registries are reached, as whom, and for how long: the options of commands that ask one.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from ullage.registry import RegistryClient
 
-__all__ = ["Reach", "registry_options"]
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+__all__ = ["Reach", "credentials_options", "registry_options", "timeout_option"]
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,31 @@ def registry_options(function: Callable[..., int]) -> Callable[..., int]:
         return function(reach=Reach(plain_http, hosts_dir, tls_ca, insecure_skip_verify), **options)
 
     return command
+
+
+def credentials_options(function: Callable[..., int]) -> Callable[..., int]:
+    """
+    As whom: ``creds`` and ``creds_stdin``.
+    """
+    given = click.option(
+        "--creds",
+        metavar="USER[:PASSWORD]",
+        help="Credentials for the registry. Without a password it is asked for on the terminal; what stands on "
+        "the command line, other users of this machine can see.",
+    )
+    piped = click.option(
+        "--creds-stdin", is_flag=True, help="Read the password for --creds from the first line of stdin."
+    )
+    return given(piped(function))
+
+
+def timeout_option(what: str) -> Callable[[_F], _F]:
+    """
+    ``timeout``, of *what* in the words of the help.
+    """
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help=f"How long {what} may take. Default: for ever.",
+    )

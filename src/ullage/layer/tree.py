@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from ullage.layer.account import SECTOR_BYTES
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Tree", "list_directory"]
 
 
-class Tree(Walk):
+class Tree(Walk, ABC):
     """
     A directory that layers are applied to, without what tells flattened ones from overlays.
     """
@@ -158,11 +159,11 @@ class Tree(Walk):
             path = path.rpartition(b"/")[0]
         return True
 
+    @abstractmethod
     def is_ours(self, path: bytes, status: os.stat_result) -> bool:
         """
         This layer brought it, or brought something below it.
         """
-        raise NotImplementedError
 
 
 def list_directory(descriptor: int) -> list[bytes]:
