@@ -4,6 +4,7 @@ All benchmarks, one after the other: `make bench`, and `make bench-peers` with t
     python benchmarks                 all of them
     python benchmarks engine startup  these
     python benchmarks --small         a look, in a minute or two
+    python benchmarks --no-disk       on the filesystem of TMPDIR, not on a disk made for this (disk.py says why)
 
 Ratios of what ran in turns, A B A B, are what counts; seconds are of the machine and of its day.
 """
@@ -11,9 +12,11 @@ Ratios of what ran in turns, A B A B, are what counts; seconds are of the machin
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+
+from disk import add_options, disk, ended_by_sigterm, run_on
 
 HERE = Path(__file__).parent
 #: What each is told for a look, and to compare with the peers.
@@ -36,7 +39,7 @@ def scripts() -> list[str]:
     return sorted(
         path.stem
         for path in HERE.glob("*.py")
-        if path.name != "__main__.py" and 'if __name__ == "__main__"' in path.read_text()
+        if path.name not in {"__main__.py", "disk.py"} and 'if __name__ == "__main__"' in path.read_text()
     )
 
 
@@ -47,18 +50,21 @@ def main() -> int:
     parser.add_argument("what", nargs="*", metavar="|".join(scripts()), help=f"default: {' '.join(USUAL)}")
     parser.add_argument("--small", action="store_true", help="less of each")
     parser.add_argument("--peers", action="store_true", help="also beside skopeo, containerd and podman")
+    add_options(parser)
     asked = parser.parse_args()
     wanted = asked.what or [*USUAL, *(["unpack"] if asked.peers else [])]
     if unknown := sorted(set(wanted) - set(scripts())):
         parser.error(f"there is no {unknown[0]} here, but {', '.join(scripts())}")
+    ended_by_sigterm()
     failed = []
-    for name in wanted:
-        options = [
-            *(SMALL.get(name, []) if asked.small else []),
-            *(PEERS.get(name, []) if asked.peers else []),
-        ]
-        if subprocess.run([sys.executable, HERE / f"{name}.py", *options], check=False).returncode:
-            failed.append(name)
+    with nullcontext() if asked.no_disk else disk(asked.disk) as directory:
+        for name in wanted:
+            options = [
+                *(SMALL.get(name, []) if asked.small else []),
+                *(PEERS.get(name, []) if asked.peers else []),
+            ]
+            if run_on(directory, [sys.executable, HERE / f"{name}.py", *options]):
+                failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

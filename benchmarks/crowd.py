@@ -117,7 +117,7 @@ def main() -> None:
             for each in range(asked.most + 1)
         ]
         crowd = Crowd(base, references)
-        ratios = stack.enter_context(Ratios("many at once", pairs=asked.pairs))
+        ratios = stack.enter_context(Ratios("many at once", pairs=asked.pairs, directory=base))
         for count in (1, 4, 16, 64):
             if count <= asked.most:
                 ratios.compare(

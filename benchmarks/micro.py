@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from ratios import Ratios, Row, machine
+from ratios import Ratios, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ class Micro(Ratios):
     """
 
     def __enter__(self) -> Self:
-        print(f"# {self.title}: {machine()}\n")
+        print(f"# {self.title}: {self.machine}\n")
         print("| | ours | floor | ratio | lowest, highest | target |")
         print("|---|---:|---:|---:|---:|---|")
         return self

@@ -277,7 +277,9 @@ def main() -> None:
             stack.enter_context(tempfile.TemporaryDirectory(dir=asked.directory, prefix="ullage-bench-"))
         )
         corpus = Corpus(base, stack.enter_context(docker_registry(base / "registry")))
-        ratios = stack.enter_context(Ratios("pulls from a docker-registry on loopback", pairs=asked.pairs))
+        ratios = stack.enter_context(
+            Ratios("pulls from a docker-registry on loopback", pairs=asked.pairs, directory=base)
+        )
         bench = Bench(base, corpus, ratios, peers=asked.peers, stack=stack)
         for name in asked.what:
             references = corpus.make(name, asked.scale)

@@ -17,15 +17,18 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from disk import described
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Command", "Ratios", "Row", "machine"]
+__all__ = ["Command", "Ratios", "Row", "machine", "scratch"]
 
 
 def _nothing() -> None:
@@ -87,13 +90,14 @@ class Ratios:
     A table of comparisons, printed line by line, and as JSON with ``--json FILE``.
     """
 
-    def __init__(self, title: str, *, pairs: int = 5) -> None:
+    def __init__(self, title: str, *, pairs: int = 5, directory: Path | None = None) -> None:
         self.title = title
         self.pairs = pairs
+        self.machine = machine(directory)
         self.rows: list[Row] = []
 
     def __enter__(self) -> Self:
-        print(f"# {self.title}: {machine()}\n")
+        print(f"# {self.title}: {self.machine}\n")
         print("| | ours | theirs | ratio | lowest, highest | ratio of CPU | target |")
         print("|---|---:|---:|---:|---:|---:|---|")
         return self
@@ -144,7 +148,7 @@ class Ratios:
         return row
 
     def write(self, path: Path) -> None:
-        document = {"title": self.title, "machine": machine(), "rows": [asdict(row) for row in self.rows]}
+        document = {"title": self.title, "machine": self.machine, "rows": [asdict(row) for row in self.rows]}
         path.write_text(json.dumps(document, indent=2) + "\n")
 
 
@@ -168,16 +172,27 @@ def _cpu_seconds(daemon: int | None) -> float:
     return seconds
 
 
-def machine() -> str:
+def machine(directory: Path | None = None) -> str:
     """
-    What the figures were made on.
+    What the figures were made on: the machine, and the filesystem of *directory*, else of TMPDIR.
     """
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
+    where = described(directory or Path(tempfile.gettempdir()))
     return (
         f"{os.cpu_count()} CPUs of {model}, Linux {platform.release()}, "
-        f"Python {platform.python_version()} ({sys.implementation.name})"
+        f"Python {platform.python_version()} ({sys.implementation.name}); {where}"
     )
+
+
+def scratch() -> Path:
+    """
+    Where a database is put that nobody said a place for: in TMPDIR, as by `disk.py`, else in memory if there is some.
+    """
+    memory = Path("/dev/shm")
+    if "TMPDIR" in os.environ or not os.access(memory, os.W_OK):
+        return Path(tempfile.gettempdir())
+    return memory

@@ -5,14 +5,13 @@ What a short command costs before it has done anything: each a process, beside o
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from filled import filled
-from ratios import Command, Ratios
+from ratios import Command, Ratios, scratch
 
 ULLAGE = str(Path(sys.executable).with_name("ullage"))
 
@@ -23,11 +22,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="in the large store")
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
-    memory = Path("/dev/shm")
-    directory = memory if os.access(memory, os.W_OK) else None
     with ExitStack() as stack:
-        base = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix="ullage-bench-")))
-        ratios = stack.enter_context(Ratios("start-up", pairs=asked.pairs))
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch(), prefix="ullage-bench-")))
+        ratios = stack.enter_context(Ratios("start-up", pairs=asked.pairs, directory=base))
         python = Command("python -c pass", ((sys.executable, "-c", "pass"),))
         sqlalchemy = Command("import sqlalchemy", ((sys.executable, "-c", "import sqlalchemy"),))
         small, large = filled(base / "small", 10), filled(base / "large", asked.images)
