@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture powerloss protos bench bench-peers bench-cri cri-versions bench-unpack bench-serving bench-upgrade compare lint format venv clean
+.PHONY: help demo test torture powerloss protos schema bench bench-peers bench-cri cri-versions bench-unpack bench-serving bench-upgrade compare lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
 	@echo 'make test    run the tests'
 	@echo 'make torture kill, fail and attack the store for as long as it takes: every kill point, ROUNDS=2000 rounds'
 	@echo 'make powerloss  cut the power of a User-Mode Linux at every flush (tests/powerloss/README.md)'
+	@echo 'make schema  write head.sql and the golden schema anew, of what the revisions make'
 	@echo 'make protos  compile the messages of the CRI server, after a change to a .proto'
 	@echo 'make bench   the engine, pulls, crowds and start-up, as ratios (docs/performance.md); BENCH="--small" for a look'
 	@echo 'make bench-peers  the same, beside skopeo, containerd, podman, umoci'
@@ -53,6 +54,9 @@ powerloss: $(VENV)/.developing
 protos: $(VENV)/.developing
 	$(BIN)/python -m grpc_tools.protoc --proto_path src/ullage/cri \
 	    --descriptor_set_out src/ullage/cri/protos.binpb cri.proto health.proto
+
+schema: $(VENV)/.developing
+	PYTHONPATH=tests $(BIN)/python -m support.schema
 
 # Ratios in one run, not seconds. BENCH="--small" is a look, BENCH="engine startup" are two of them.
 bench: $(VENV)/.developing

@@ -3,7 +3,7 @@ ${message}
 
 A revision says why it exists, is explicit SQL where SQL is clearer, never imports ullage.schema (that is tomorrow's
 schema), and is never edited once it has landed. Its id is the next number of four digits; that number is the level in
-``user_version``, which is set for it.
+``user_version``, which is set for it. `make schema` writes head.sql anew, of which new stores are made.
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}

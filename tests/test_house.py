@@ -8,6 +8,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -181,7 +182,14 @@ def test_the_wheel_works_in_an_environment_of_its_own(tmp_path):
         f"ullage/migrations/versions/{path.name}"
         for path in (PROJECT / "migrations" / "versions").glob("*.py")
     } <= names
+    assert "ullage/migrations/head.sql" in names
     assert not any(name.startswith(("tests", "src", "migrations")) for name in names)
+    # What is built of the sources that are given out has it as well.
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    _run(sys.executable, "-c", build, tmp_path, cwd=copy)
+    (sources,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sources) as packed:
+        assert "migrations/head.sql" in {name.partition("/")[2] for name in packed.getnames()}
 
     _run(sys.executable, "-m", "venv", "--without-pip", home)
     _run(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel)

@@ -1,9 +1,8 @@
 """
 Bring a store to another revision, or say why not.
 
-A store at head costs one small query and imports no Alembic. A store behind is brought forward under the gate, all
-pending revisions in one transaction (I12), after a look at the room and with a backup: a failed upgrade leaves the
-previous revision whole. A store of a later release is read, or even written, as far as that release allows it.
+A store behind is brought forward under the gate, all pending revisions in one transaction (I12), after a look at the
+room and with a backup: a failed upgrade leaves the previous revision whole.
 """
 
 from __future__ import annotations
@@ -11,22 +10,19 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import time
-import uuid
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select
-
 from ullage.backup import Watch, copy, forget_backups, path_of_backup, require_room
 from ullage.database import Database
-from ullage.errors import DowngradeLoses, SchemaTooOld, StoreError
+from ullage.errors import DowngradeLoses, StoreError
 from ullage.model import Loss, UpgradeProgress
-from ullage.revision import current_revision, is_at_head, known_revision, require_known, require_level
-from ullage.schema import HEAD_REVISION, REVISIONS, store
+from ullage.revision import known_revision, require_known
+from ullage.schema import HEAD_REVISION, REVISIONS
+from ullage.schema.script import statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,72 +32,7 @@ if TYPE_CHECKING:
 
     from ullage.model import UpgradeCallback
 
-__all__ = [
-    "create",
-    "differences",
-    "downgrade",
-    "ensure_head",
-    "notes",
-    "upgrade",
-]
-
-
-def ensure_head(
-    database: Database,
-    *,
-    max_bytes: int,
-    migrate: bool = True,
-    on_upgrade: UpgradeCallback | None = None,
-) -> None:
-    """
-    See that the store is at a revision that this release works with, upgrading it when it is behind.
-
-    Raises:
-        SchemaTooNew: a later release wrote it, and does not let this one do what it was opened for.
-        SchemaTooOld: it is behind, and was opened read-only or without *migrate*.
-        StoreCorrupt: it is no store of ours.
-        DiskFull: there is no room for the upgrade and its backup.
-    """
-    with database.read() as connection:
-        if is_at_head(connection):
-            return
-    with database.read() as connection:
-        revision = current_revision(connection)
-        if revision is not None and revision not in REVISIONS:
-            require_level(connection, revision, writing=not database.read_only)
-            return
-    if revision in (None, HEAD_REVISION):
-        # A file without a table: whoever made it died first. Or tables that a developer made with Alembic.
-        create(database, max_bytes=max_bytes)
-    elif database.read_only or not migrate:
-        how = "was opened read-only" if database.read_only else "is not to be upgraded here"
-        raise SchemaTooOld(
-            f"the store is at revision {revision}, this release works with {HEAD_REVISION}, and it {how}",
-            revision=str(revision),
-        )
-    else:
-        upgrade(database, on_upgrade=on_upgrade)
-
-
-def create(database: Database, *, max_bytes: int) -> None:
-    """
-    Make the tables and the store row in an empty file; harmless when another process just did.
-    """
-    with database.rebuild() as connection:
-        if current_revision(connection) is None:
-            _alembic("upgrade", connection, HEAD_REVISION)
-        if _has_row(connection):
-            return
-        min_reader, min_writer = _levels(HEAD_REVISION)
-        connection.execute(
-            insert(store).values(
-                uuid=str(uuid.uuid4()),
-                created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-                min_reader=min_reader,
-                min_writer=min_writer,
-                max_bytes=max_bytes,
-            )
-        )
+__all__ = ["differences", "downgrade", "notes", "upgrade"]
 
 
 def upgrade(
@@ -195,7 +126,11 @@ def differences(connection: Connection, revision: str) -> list[str]:
         new = Database(Path(directory) / "ullage.db", gate=Path(directory) / "gate")
         try:
             with new.rebuild() as made:
-                _alembic("upgrade", made, revision)
+                if revision == HEAD_REVISION:
+                    for statement in statements()[0]:
+                        made.exec_driver_sql(statement)
+                else:
+                    _alembic("upgrade", made, revision)
                 right = _schema_of(made)
         finally:
             new.close()
@@ -220,24 +155,12 @@ def _directories_after(revision: str) -> tuple[str, ...]:
     return tuple(name for each in later for name in getattr(_module(each), "directories", ()))
 
 
-def _levels(revision: str) -> tuple[int, int]:
-    """
-    The lowest levels that may read a store at *revision*, and write to it: its own, where it declares nothing else.
-    """
-    module, level = _module(revision), REVISIONS.index(revision) + 1
-    return getattr(module, "min_reader", level), getattr(module, "min_writer", level)
-
-
 def _schema_of(connection: Connection) -> dict[str, str | None]:
     # Alembic's own table is laid out one way by Alembic and another by its script.
     rows = connection.exec_driver_sql(
         "SELECT name, sql FROM sqlite_schema WHERE name NOT GLOB 'sqlite_*' AND tbl_name <> 'alembic_version'"
     )
     return {str(name): sql for name, sql in rows}
-
-
-def _has_row(connection: Connection) -> bool:
-    return connection.execute(select(store.c.one)).first() is not None
 
 
 def _told(loss: Loss) -> str:
@@ -311,7 +234,7 @@ class _Course:
 
 
 def _module(revision: str) -> Any:  # noqa: ANN401 -- a module
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 -- most of a second, and a store at head never needs it
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 -- a third of a second, and a store at head never needs it
 
     return ScriptDirectory.from_config(_config()).get_revision(revision).module
 

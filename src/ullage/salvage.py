@@ -27,9 +27,9 @@ from ullage.blobs import BlobFiles
 from ullage.database import Database
 from ullage.errors import StoreBusy, StoreCorrupt, StoreError
 from ullage.filesystem import require_suitable
+from ullage.head import create
 from ullage.ingest import translated
 from ullage.locks import FileLock
-from ullage.migrate import create
 from ullage.model import DEFAULT_MAX_STORAGE
 from ullage.remains import Finds, InPlace, Listing
 from ullage.repository import ImageRepository, Origin, Owner, owner_name

@@ -10,7 +10,7 @@ from support.content import content_of, lost
 from support.keepsake import kept, make, unpacked
 from support.schema import GOLDEN, schema_of
 from support.store import check_root, query
-from ullage import ImageService, SimulatedRegistry, migrate
+from ullage import ImageService, SimulatedRegistry, head, migrate
 from ullage.database import Database
 from ullage.schema import REVISIONS
 
@@ -32,7 +32,7 @@ def upgrade(root):
     """
     database = Database(root / "ullage.db", gate=root / "gate")
     try:
-        migrate.ensure_head(database, max_bytes=0)
+        head.ensure_head(database, max_bytes=0)
     finally:
         database.close()
 

@@ -34,6 +34,7 @@ from ullage.digest import digest_of
 from ullage.locks import FileLock
 from ullage.repository import Owner
 from ullage.schema import HEAD_REVISION, REVISIONS
+from ullage.schema.script import statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,10 +132,9 @@ def _lay_out(root: Path) -> None:
         timeout=60,
     )
     with closing(sqlite3.connect(root / "ullage.db")) as connection, connection:
-        connection.execute(
-            "INSERT INTO store (uuid, created_at, min_reader, min_writer, max_bytes) VALUES (?, ?, ?, ?, ?)",
-            [_UUID.format(revision=HEAD_REVISION), _NOW, *migrate._levels(HEAD_REVISION), 1 << 30],
-        )
+        _, row = statements()
+        own = {"uuid": _UUID.format(revision=HEAD_REVISION), "created_at": _NOW, "max_bytes": 1 << 30}
+        connection.execute(row, own)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """
 The tables and views as SQLAlchemy metadata, for the queries of the repository layer.
 
-What a store is made of is in ``migrations/``; ``tests/migration/schema.sql`` is its text, with the triggers and
-views that hold the rules. No query is here.
+What a store is made of is in ``migrations/``; ``migrations/head.sql`` is its text, with the triggers and views that
+hold the rules, and `script` reads it. No query is here.
 """
 
 from __future__ import annotations

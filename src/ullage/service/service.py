@@ -20,7 +20,7 @@ from ullage.errors import (
     UnsupportedContent,
 )
 from ullage.filesystem import require_suitable
-from ullage.migrate import create, ensure_head
+from ullage.head import create, ensure_head
 from ullage.model import (
     DEFAULT_MAX_STORAGE,
     EvictionPolicy,
