@@ -15,20 +15,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
-from ullage.errors import DiskFull, ImageError, ImageNotFound, InvalidReference, StoreBusy
+from ullage.errors import DiskFull, ImageError, ImageNotFound, InvalidReference, StoreBusy, StoreError
 from ullage.ingest import Ingest, translated
+from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 from ullage.model import Problem
 from ullage.recovery import give_back
 from ullage.reference import Reference
 from ullage.tree_check import tree_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ullage.blobs import BlobFiles
     from ullage.model import AuthConfig
-    from ullage.registry import RegistryClient
+    from ullage.registry import RegistryClient, RegistryRepo
     from ullage.repository import ImageRepository
     from ullage.repository.inspection import BlobRow
 
@@ -189,17 +190,18 @@ class Checker:
         Returns the host that sent them, and how many bytes came in all.
         """
         assert self._registry is not None
-        references, is_document = self._repository.sources_of(row.id)
+        sources = self._repository.sources_of(row.id)
         failure: ImageError = ImageNotFound("no reference says where it came from", image=row.digest)
-        for reference in references:
+        for reference in sources.references:
             try:
                 repo = self._registry.repo(Reference.parse(reference), auth=self._auth)
                 with translated(), Ingest(path, row.digest, row.size) as ingest:
                     ingest.restart()
-                    if is_document:
+                    if sources.is_document:
                         ingest.write(repo.get_manifest(row.digest).raw)
                     else:
-                        with repo.open_blob(row.digest, size=row.size) as stream:
+                        urls = self._urls(repo, row.digest, sources.manifests)
+                        with repo.open_blob(row.digest, size=row.size, urls=urls) as stream:
                             while chunk := stream.read(_CHUNK_BYTES):
                                 ingest.write(chunk)
                     ingest.finish()
@@ -208,6 +210,26 @@ class Checker:
             else:
                 return repo.served_by.get(row.digest), sum(repo.received_from.values())
         raise failure
+
+    def _urls(self, repo: RegistryRepo, digest: Digest, named_by: Mapping[Digest, str]) -> tuple[str, ...]:
+        """
+        Where else a layer is, by the word of the manifests that name it: what a pull of them would ask, too.
+        """
+        found: dict[str, None] = {}
+        for manifest, media_type in named_by.items():
+            try:
+                try:
+                    raw = self._files.read(manifest, max_bytes=MAX_DOCUMENT_BYTES)
+                except StoreError:  # as bad as the layer, and mended after it
+                    raw = repo.get_manifest(manifest).raw
+                parsed = parse_document(raw, media_type=media_type, digest=manifest)
+            except ImageError:
+                continue  # the registry has the layer, or says that it has not
+            if isinstance(parsed, Manifest):
+                found.update(
+                    (url, None) for each in parsed.layers if each.digest == digest for url in each.urls
+                )
+        return tuple(found)
 
     # ------------------------------------------------------------------ files and their rows
 

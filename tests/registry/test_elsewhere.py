@@ -227,3 +227,44 @@ def test_a_config_is_the_registrys_alone(store, registry, other):
         store.pull_image(image.reference)
 
     assert other.asked == []
+
+
+# ---------------------------------------------------------------------- again
+
+
+def test_a_damaged_layer_that_the_registry_lacks_comes_from_its_urls_again(store, root, registry, other):
+    image = push(registry, url_at(other))
+    store.pull_image(image.reference)
+    layer, manifest = image.layers[0], image.manifest
+    path = root / "blobs/sha256" / layer.digest.encoded
+    path.chmod(0o644)
+    path.write_bytes(b"x" * layer.size)
+
+    (problem,) = store.check(digests=True, repair=True)
+
+    assert problem.repaired, problem.detail
+    assert path.read_bytes() == LAYER
+    assert store.history()[0].hosts == (other.host,)
+
+    # Without the manifest, too, which says where: it is the registry's to give.
+    path.unlink()
+    (root / "blobs/sha256" / manifest.digest.encoded).unlink()
+
+    assert [each.repaired for each in store.check(repair=True)] == [True, True]
+    assert path.read_bytes() == LAYER
+
+
+def test_a_damaged_layer_that_is_nowhere_is_said_to_be_lost_with_whom_was_asked(store, root, registry, other):
+    image = push(registry, url_at(other))
+    store.pull_image(image.reference)
+    path = root / "blobs/sha256" / image.layers[0].digest.encoded
+    path.unlink()
+    other.inject("*", faults.status(410))
+
+    (problem,) = store.check(repair=True)
+
+    assert not problem.repaired
+    assert "where else it should be" in problem.detail
+    assert "it answered 410" in problem.detail
+    path.write_bytes(LAYER)
+    path.chmod(0o444)

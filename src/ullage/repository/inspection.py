@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, ColumnElement, Connection, Table
 
-__all__ = ["BlobRow", "Inspection"]
+__all__ = ["BlobRow", "Inspection", "Sources"]
 
 _EXPLAINED = text(
     "SELECT digest FROM ingests WHERE digest IN (SELECT value FROM json_each(:digests))"
@@ -56,6 +56,18 @@ class BlobRow(NamedTuple):
     digest: Digest
     size: int
     referenced: bool
+
+
+class Sources(NamedTuple):
+    """
+    Where a blob may come from again.
+    """
+
+    references: list[str]
+    #: Whether it is a manifest or an index.
+    is_document: bool
+    #: The manifests that name it, each with its media type: they may say where else it is.
+    manifests: dict[Digest, str]
 
 
 class Inspection(Records):
@@ -115,16 +127,16 @@ class Inspection(Records):
         with self._database.read() as connection:
             return connection.execute(select(blobs.c.state).where(blobs.c.id == row_id)).scalar() == "ready"
 
-    def sources_of(self, blob_id: int) -> tuple[list[str], bool]:
+    def sources_of(self, blob_id: int) -> Sources:
         """
-        References of the images that name the blob, and whether it is a document (manifest or index). One read.
+        References of the images that name the blob, and what tells how to ask for it. One read.
         """
-        edges = select(manifest_blobs.c.role, manifests.c.image_id).join(
-            manifests, manifests.c.id == manifest_blobs.c.manifest_id
-        )
+        edges = select(
+            manifest_blobs.c.role, manifests.c.image_id, manifests.c.digest, manifests.c.media_type
+        ).join(manifests, manifests.c.id == manifest_blobs.c.manifest_id)
         with self._database.read() as connection:
             rows = connection.execute(edges.where(manifest_blobs.c.blob_id == blob_id).limit(100)).all()
-            owners = [image_id for _, image_id in rows]
+            owners = [row.image_id for row in rows]
             references = [
                 reference
                 for table in (repo_digests, repo_tags)
@@ -132,7 +144,11 @@ class Inspection(Records):
                     select(table.c.reference).where(table.c.image_id.in_(owners)).order_by(table.c.reference)
                 ).scalars()
             ]
-        return references, any(role in ("manifest", "index") for role, _ in rows)
+        return Sources(
+            references,
+            any(row.role in ("manifest", "index") for row in rows),
+            {Digest(row.digest): row.media_type for row in rows},
+        )
 
     def explained(self, digests: Collection[Digest], *, ingests_only: bool) -> set[Digest]:
         """
