@@ -9,6 +9,7 @@ row only while an ingest announces it; a row may lack its file never.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 from ullage.model import Problem
 from ullage.recovery import give_back
 from ullage.reference import Reference
-from ullage.tree_check import tree_problems
+from ullage.tree_check import is_strangers, may_look, tree_problems, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,8 @@ __all__ = ["Checker"]
 _CHUNK_BYTES: Final = 1 << 20
 _PAGE: Final = 1000
 _SURE_SECONDS: Final = 1.0
+#: What is wrong with a blob that is not for us to look at.
+_HIDDEN: Final = os.strerror(errno.EACCES)
 
 
 class Checker:
@@ -73,7 +76,7 @@ class Checker:
 
     def run(self) -> list[Problem]:
         """
-        What is wrong, in a stable order; `Problem.repaired` says what no longer is.
+        What is wrong, in a stable order; `Problem.repaired` says what no longer is, `Problem.unseen` what may be.
         """
         damage = self._repository.damage(thorough=self._digests)
         if damage:
@@ -85,7 +88,7 @@ class Checker:
                 *self._rows(),
                 *self._blobs(),
                 *self._strays(),
-                *self._partials(),
+                *(self._partials() if self._repair else may_look("I3", "ingest", self._partials())),
                 *tree_problems(self._repository, self._files, repair=self._repair),
             ]
         return sorted(problems, key=lambda each: (each.invariant, each.problem, each.object))
@@ -129,7 +132,7 @@ class Checker:
     # ------------------------------------------------------------------ rows and their files
 
     def _blobs(self) -> Iterator[Problem]:
-        after = 0
+        after = hidden = 0
         while page := self._repository.blob_rows(after=after, limit=_PAGE):
             after = page[-1].id
             right = []
@@ -137,12 +140,16 @@ class Checker:
                 wrong = self._wrong(row)
                 if wrong is None:
                     right.append(row.id)
+                elif wrong == _HIDDEN:
+                    hidden += 1
                 # Swept while we looked, or taken back: only a row that still stands has lost its bytes.
                 elif self._repository.still_ready(row.id) and self._wrong(row) is not None:
                     yield self._mended(row, Problem("I1", wrong, row.digest, _named(row)))
             if self._digests and not self._look_only:
                 with contextlib.suppress(DiskFull, StoreBusy):  # it only informs, and what was found stands
                     self._repository.note_verified(right)
+        if hidden:
+            yield unseen("I1", "blobs", f"{hidden} of them: {_HIDDEN}")
 
     def _wrong(self, row: BlobRow) -> str | None:
         path = self._files.blob_path(row.digest)
@@ -155,6 +162,8 @@ class Checker:
         except FileNotFoundError:
             return "blob row without a file"
         except OSError as error:
+            if is_strangers(self._files, error):
+                return _HIDDEN
             return f"blob that cannot be read: {error.strerror}"
         return None
 
@@ -235,8 +244,12 @@ class Checker:
 
     def _strays(self) -> Iterator[Problem]:
         for algorithm in CONTENT_ALGORITHMS:
-            yield from self._strays_in(self._files.root / "blobs" / algorithm, algorithm)
-        yield from self._strays_in(self._files.root / "ingest", None)
+            yield from self._looked(f"blobs/{algorithm}", algorithm)
+        yield from self._looked("ingest", None)
+
+    def _looked(self, below: str, algorithm: str | None) -> Iterator[Problem]:
+        strays = self._strays_in(self._files.root / below, algorithm)
+        return strays if self._repair else may_look("I2", below, strays)
 
     def _strays_in(self, directory: Path, algorithm: str | None) -> Iterator[Problem]:
         for names in _batches(entry.name for entry in os.scandir(directory)):

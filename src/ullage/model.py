@@ -252,7 +252,8 @@ class Problem:
     A broken invariant, by its number in docs/invariants.md.
 
     ``object`` is what it is about: a digest, a reference, a path below the root. ``repaired`` says that it was
-    mended by the check that found it.
+    mended by the check that found it; ``unseen``, that whoever checks may not look at it, so that the invariant may
+    hold or not.
     """
 
     invariant: str
@@ -260,6 +261,7 @@ class Problem:
     object: str
     detail: str = ""
     repaired: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ A tree that was found wrong is looked at again once its row is seen to stand: it
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ullage.blobs import BlobFiles
     from ullage.repository import ImageRepository, TreeRow
 
-__all__ = ["tree_problems"]
+__all__ = ["is_strangers", "may_look", "tree_problems", "unseen"]
 
 _PAGE: Final = 1000
 
@@ -34,16 +35,48 @@ def tree_problems(repository: ImageRepository, files: BlobFiles, *, repair: bool
     With *repair*, the first two are forgotten, since their layers make them again, and the last removed.
     """
     if files.trees.root.exists() and not os.access(files.trees.root, os.R_OK | os.X_OK):
-        return  # they are their owner's alone, and whoever may only look at the rest hears nothing of them
-    after = 0
+        # They are their owner's alone. Where there are none, there is nothing to be wrong with them.
+        if repository.tree_rows(after=0, limit=1):
+            yield unseen("I1", "trees", os.strerror(errno.EACCES))
+        return
+    after = hidden = 0
     while page := repository.tree_rows(after=after, limit=_PAGE):
         after = page[-1].id
         for row in page:
             found = _wrong(files, row)
             if found is not None and repository.tree_still_ready(row.id) and _wrong(files, row) == found:
-                yield _forgotten(repository, found, row) if repair else found
+                hidden += found.unseen
+                if not found.unseen:
+                    yield _forgotten(repository, found, row) if repair else found
+    if hidden:
+        yield unseen("I1", "trees", f"{hidden} of them: {os.strerror(errno.EACCES)}")
     for algorithm in (*CONTENT_ALGORITHMS, None):
-        yield from _strays(repository, files, algorithm, repair=repair)
+        strays = _strays(repository, files, algorithm, repair=repair)
+        yield from strays if repair else may_look("I2", f"trees/{algorithm or 'ingest'}", strays)
+
+
+def unseen(invariant: str, what: str, why: str) -> Problem:
+    """
+    That something could not be looked at by whoever checks.
+    """
+    return Problem(invariant, "cannot be looked at", what, why, unseen=True)
+
+
+def may_look(invariant: str, what: str, problems: Iterator[Problem]) -> Iterator[Problem]:
+    """
+    What is wrong with *what*; where we may not look any further, that.
+    """
+    try:
+        yield from problems
+    except PermissionError as error:
+        yield unseen(invariant, what, str(error.strerror))
+
+
+def is_strangers(files: BlobFiles, error: OSError) -> bool:
+    """
+    Whether a file cannot be read because the store is somebody else's: its owner has lost it, we know nothing.
+    """
+    return isinstance(error, PermissionError) and files.root.stat().st_uid != os.geteuid()
 
 
 def _wrong(files: BlobFiles, row: TreeRow) -> Problem | None:
@@ -52,6 +85,8 @@ def _wrong(files: BlobFiles, row: TreeRow) -> Problem | None:
     except FileNotFoundError:
         return Problem("I1", "tree row without a directory", row.chain_id)
     except OSError as error:
+        if is_strangers(files, error):
+            return unseen("I1", row.chain_id, str(error.strerror))
         return Problem("I1", "tree that cannot be read", row.chain_id, str(error.strerror))
     if (space_bytes, inodes) == (row.space_bytes, row.inodes):
         return None

@@ -92,12 +92,14 @@ _PRELUDE = """
 import json, os, sys, threading, time
 from pathlib import Path
 from ullage import ImageError, ImageService, SimulatedRegistry
+from ullage.cli import main
 from ullage.releases import snapshot
 root = Path(sys.argv[1])
 with ImageService.open(sys.argv[2], registry=SimulatedRegistry()) as warm:
-    warm.pull_image("warm"); warm.history(); warm.view("problems"); warm.doctor()
-snapshot(Path(sys.argv[2]), Path(sys.argv[2], "warm.db"))
+    warm.pull_image("warm"); warm.history(); warm.view("problems"); warm.doctor(); warm.check()
+snapshot(Path(sys.argv[2]), Path(sys.argv[2], "warm.db"), replace=True)
 ImageService.open(sys.argv[2], read_only=True).close()
+assert main(["--root", sys.argv[2], "check"]) == 0
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 assert not os.access(root, os.W_OK)
@@ -226,6 +228,62 @@ print(len(seen))
         writer.join()
 
     assert int(said[0]) > 1
+
+
+_HIDDEN = ["blobs/sha256", "ingest", "trees/ingest"]
+_CHECK = """
+with ImageService.open(root, read_only=True) as images:
+    for each in images.check(digests=True):
+        print(each.invariant, each.object, each.detail, each.unseen)
+print("done")
+"""
+
+
+def test_a_check_says_what_it_may_not_look_at(public, registry, tmp_path):
+    image = ImageBuilder(registry, "app").layer({"a": b"a"}).push("1")
+    with ImageService.open(public) as store:
+        store.pull_image(image.reference)
+
+        assert as_nobody(public, tmp_path, _CHECK)[0] == "done", "there are no trees to be wrong"
+        store.make_trees(image.reference)
+        # A group that shares a store gets in, and no further than its owner lets it.
+        (public / "trees").chmod(0o755)
+        hidden = [*(public / "trees/sha256").iterdir(), *(public / each for each in _HIDDEN)]
+        for each in hidden:
+            each.chmod(0o700)
+        said = as_nobody(public, tmp_path, _CHECK)
+
+        assert store.check(digests=True) == []
+
+    denied = "Permission denied True"
+    assert said[: len(_HIDDEN) + 3] == [
+        f"I1 blobs 3 of them: {denied}",
+        f"I1 trees 1 of them: {denied}",
+        *(f"I2 {each} {denied}" for each in _HIDDEN),
+        "done",
+    ]
+
+
+def test_a_check_of_what_may_not_all_be_looked_at_has_an_exit_code_of_its_own(public, registry, tmp_path):
+    image = ImageBuilder(registry, "app").layer({"a": b"a"}).push("1")
+    with ImageService.open(public, unpack=True) as store:
+        store.pull_image(image.reference)
+    code = """
+sys.stderr = sys.stdout
+print(main(["--root", str(root), "check"]))
+"""
+
+    said = as_nobody(public, tmp_path, code)
+
+    assert said[:3] == [
+        "I1: cannot be looked at: trees (Permission denied)",
+        "no problems; not all of it could be looked at: its owner, or root, may",
+        "36",
+    ]
+
+    next((public / "blobs/sha256").iterdir()).unlink()
+
+    assert as_nobody(public, tmp_path, code)[3] == "32"
 
 
 def test_who_may_not_look_is_told_what_to_do(public, tmp_path):

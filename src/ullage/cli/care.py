@@ -20,6 +20,8 @@ __all__ = ["check", "doctor"]
 
 #: Something is wrong, and still is: the exit code of `StoreCorrupt`.
 _WRONG: Final = 32
+#: What could be looked at is right, and not all could: the exit code of `StoreReadOnly`.
+_UNSEEN: Final = 36
 
 
 @click.command(
@@ -44,7 +46,8 @@ def check(*, digests: bool, repair: bool, reach: Reach, as_json: bool) -> int:
     Find what is wrong with the store.
 
     Each broken invariant is named by its number, which docs/invariants.md explains. A check may run beside
-    everything else. Exits with 32 when something is wrong and was not mended.
+    everything else. Exits with 32 when something is wrong and was not mended, and with 36 when nothing is and some of
+    it may not be looked at by who asks.
     """
     with looking() as reader:
         if reader is None:
@@ -59,10 +62,11 @@ def check(*, digests: bool, repair: bool, reach: Reach, as_json: bool) -> int:
             emit_json(problem)
         else:
             emit(_line(problem))
-    left = sum(not problem.repaired for problem in found)
+    unseen = sum(problem.unseen for problem in found)
+    left = sum(not (problem.repaired or problem.unseen) for problem in found)
     if not as_json:
-        say(_verdict(len(found), left, digests=digests))
-    return _WRONG if left else 0
+        say(_verdict(len(found) - unseen, left, unseen, digests=digests))
+    return _WRONG if left else _UNSEEN if unseen else 0
 
 
 def _line(problem: Problem) -> str:
@@ -70,7 +74,10 @@ def _line(problem: Problem) -> str:
     return f"{problem.invariant}: {problem.problem}: {problem.object}{detail}{': mended' if problem.repaired else ''}"
 
 
-def _verdict(found: int, left: int, *, digests: bool) -> str:
+def _verdict(found: int, left: int, unseen: int, *, digests: bool) -> str:
+    if unseen:
+        hidden = "; not all of it could be looked at: its owner, or root, may"
+        return _verdict(found, left, 0, digests=True) + hidden
     if not found:
         return "no problems" + ("" if digests else "; --digests also hashes every blob")
     mended = f", {found - left} mended" if found > left else ""

@@ -126,7 +126,8 @@ class Storing(Handle):
 
         Rows without files, files without rows, wrong sizes, counters that drifted, rows that point nowhere, leases of
         the dead. With *digests* every blob is hashed as well. With *repair*, what can be mended is: a bad blob is
-        fetched again from where it came (with *auth*), files that no row explains go, counters are recounted.
+        fetched again from where it came (with *auth*), files that no row explains go, counters are recounted. What we
+        have no right to look at is named (`Problem.unseen`).
 
         Raises:
             StoreReadOnly: *repair*, and the store was opened to look.
