@@ -13,6 +13,7 @@ import sqlite3
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from ullage.errors import DiskFull, StoreError
 from ullage.ingest import translated
@@ -106,7 +107,7 @@ def copy(
             _unlink(beside)
         with database.apart() as connection, watch.over(connection):
             try:
-                connection.execute("VACUUM INTO ?", [os.fspath(beside)])
+                connection.execute("VACUUM INTO ?", [_on_disk(beside)])
             except sqlite3.Error as error:
                 raise translate(error, target if _is_of_the_copy(error) else database.path) from error
         if keeps_wal:
@@ -121,6 +122,13 @@ def copy(
         with contextlib.suppress(OSError):
             _unlink(beside)
         raise
+
+
+def _on_disk(path: Path) -> str:
+    """
+    What SQLite calls a file, also when what it copies is in memory: the copy would be there, too.
+    """
+    return f"file:{quote(os.fsencode(path))}?vfs=unix"
 
 
 def path_of_backup(database: Path, revision: str) -> Path:

@@ -30,7 +30,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from ullage.driver import connect
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
-from ullage.moment import MIXED, Moment, moment_of
+from ullage.moment import Copy, moment_of
 from ullage.refusal import RuleBroken, is_of_the_schema, translate
 from ullage.snapshot import Snapshot
 
@@ -98,7 +98,8 @@ class Database:
         #: Called after each durable write, with no lock held: it must be quick, and must not fail (I10).
         self.on_commit: Callable[[], None] = lambda: None
         self._inherited: list[Any] = []
-        self._moment: Moment | None = None
+        self._copy: Copy | None = None
+        self._is_mixed = False
         self._mode = "ro&immutable=1" if immutable else "ro" if read_only else "rw"
         self._reader = self._engine(query_only=True, pool_size=5, max_overflow=27)
         self._writer = self._engine(query_only=False, pool_size=1, max_overflow=0)
@@ -144,8 +145,9 @@ class Database:
             checked_out.close()
 
     def _in_line(self, connect: Callable[[], Any]) -> Any:  # noqa: ANN401 -- whatever *connect* gives
-        if self._moment is not None and moment_of(self.path) != self._moment:
-            self._moment = None
+        copy = self._copy
+        if copy is not None and (self._is_mixed or moment_of(self.path) != copy.moment):
+            self._copy, self._is_mixed = None, False
             self._reader.dispose()  # what we have in memory is of another moment
         try:
             return connect()
@@ -205,7 +207,7 @@ class Database:
         """
         Whether it is read from memory, for want of the right to write beside it.
         """
-        return self._moment is not None
+        return self._copy is not None
 
     def require_writable(self) -> None:
         """
@@ -325,10 +327,11 @@ class Database:
             _log.warning("checkpoint failed: %s", error)  # follows a commit (I10); the next one tries again
 
     def _connect(self, *, mode: str, query_only: bool, foreign_keys: bool) -> sqlite3.Connection:
-        connection, moment = connect(self.path, mode=mode, query_only=query_only, foreign_keys=foreign_keys)
+        connection, copy = connect(self.path, mode=mode, query_only=query_only, foreign_keys=foreign_keys)
         if mode == "ro":
             # Two that are not of one moment are told apart by the next who reads: then both go.
-            self._moment = moment if self._moment in (None, moment) else MIXED
+            self._is_mixed |= self._copy is not None and self._copy is not copy
+            self._copy = copy or self._copy
         return connection
 
     def _shorten(self, driver: DBAPIConnection) -> None:

@@ -17,16 +17,16 @@ from ullage.refusal import SHELL_BUSY_MS, translate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ullage.moment import Moment
+    from ullage.moment import Copy
 
 __all__ = ["connect"]
 
 
 def connect(
     path: Path, *, mode: str, query_only: bool, foreign_keys: bool
-) -> tuple[sqlite3.Connection, Moment | None]:
+) -> tuple[sqlite3.Connection, Copy | None]:
     """
-    A connection in no transaction; and, where who only reads has to do with a copy in memory, of which moment it is.
+    A connection in no transaction; and, where who only reads has to do with a copy in memory, that.
 
     Raises:
         StoreCorrupt: SQLite has no words for what is there.
@@ -43,7 +43,7 @@ def connect(
         arguments["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
     uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
     opened = functools.partial(sqlite3.connect, uri, uri=True, **arguments)
-    connection, moment = readable(opened, path, arguments) if mode == "ro" else (opened(), None)
+    connection, copy = readable(opened, path, arguments) if mode == "ro" else (opened(), None)
     try:
         for pragma in (
             f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
@@ -61,4 +61,4 @@ def connect(
                 error, path
             ) from error  # SQLite's word for a schema that is rubbish is rubbish, too
         raise
-    return connection, moment
+    return connection, copy

@@ -6,13 +6,18 @@ not allowed to then. But when they are not there, nobody has the store open and 
 it can be read as a file that nobody changes (``immutable=1``). For as long as that is so: whoever opens the store next
 changes it, without a lock that we could hold. So what is read that way is read at once, and once more if something
 changed meanwhile.
+
+A process has one copy of a moment, however many connections read it, and none larger than SQLite holds in memory.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
+import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -22,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["MIXED", "Moment", "moment_of", "readable"]
+__all__ = ["MAX_COPY_BYTES", "Copy", "Moment", "moment_of", "readable"]
+
+#: What SQLite's ``memdb`` holds, unless whoever built it says otherwise.
+MAX_COPY_BYTES: Final = 1 << 30
 
 #: What was written so lately could be written again without another time on it.
 _SETTLED_SECONDS: Final = 0.05
@@ -30,7 +38,7 @@ _ATTEMPTS: Final = 100
 #: How long the two files may be half made or half gone.
 _PATIENCE_SECONDS: Final = 0.5
 
-_READONLY, _CANTOPEN = 8, 14
+_READONLY, _FULL, _CANTOPEN = 8, 13, 14
 
 
 class Moment(NamedTuple):
@@ -43,21 +51,53 @@ class Moment(NamedTuple):
     changed_ns: int
 
 
-#: Of connections that are not all of one moment: no file is of this one.
-MIXED: Final = Moment(-1, -1, -1)
+class Copy:
+    """
+    A database in memory, for all who read it in this process: there until the last of them is closed.
+
+    Args:
+        source: what is copied, by a connection that is not of use to anybody else.
+    """
+
+    def __init__(self, source: sqlite3.Connection, moment: Moment) -> None:
+        self.moment = moment
+        self._uri = f"file:/ullage-{secrets.token_hex(8)}?vfs=memdb"
+        self._holder = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
+        try:
+            source.backup(self._holder)
+        except BaseException:
+            self._holder.close()
+            raise
+
+    def __del__(self) -> None:
+        if hasattr(self, "_holder"):
+            self._holder.close()
+
+    def connect(self, arguments: dict[str, Any]) -> sqlite3.Connection:
+        """
+        One more connection to it, which keeps it alive.
+        """
+        # It says of itself that it is in WAL mode, for which there is no shared memory here: nobody changes it, either.
+        connection: sqlite3.Connection = sqlite3.connect(f"{self._uri}&immutable=1", uri=True, **arguments)
+        return connection
+
+
+#: By path and moment, for as long as anybody has them.
+_copies: weakref.WeakValueDictionary[tuple[str, Moment], Copy] = weakref.WeakValueDictionary()
+_copying = threading.Lock()
 
 
 def readable(
     connect: Callable[[], sqlite3.Connection], path: Path, arguments: dict[str, Any]
-) -> tuple[sqlite3.Connection, Moment | None]:
+) -> tuple[sqlite3.Connection, Copy | None]:
     """
-    A connection that can read; else the whole database in memory, and the moment that it is of.
+    A connection that can read; else one to a copy of the whole database in memory, and that.
 
     Args:
         arguments: of `sqlite3.connect`, for what is in memory.
 
     Raises:
-        StoreReadOnly: it cannot be read without the right to write beside it.
+        StoreReadOnly: it cannot be read without the right to write beside it, or is too large to be copied.
         sqlite3.Error: it cannot be read.
     """
     until = time.monotonic() + _PATIENCE_SECONDS
@@ -72,9 +112,10 @@ def readable(
                 or not path.is_file()
             ):
                 raise
-            found = _read_at_once(path, arguments)
+            with _copying:  # who comes second has what the first has made
+                found = _read_at_once(path)
             if found is not None:
-                return found
+                return found.connect(arguments), found
             # Somebody may be just opening the store, or closing it.
             if time.monotonic() > until:
                 raise StoreReadOnly(
@@ -99,9 +140,9 @@ def moment_of(path: Path) -> Moment | None:
     return Moment(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _read_at_once(path: Path, arguments: dict[str, Any]) -> tuple[sqlite3.Connection, Moment] | None:
+def _read_at_once(path: Path) -> Copy | None:
     """
-    The whole database in memory, and the moment that it is of; None while others write to it.
+    The whole database in memory; None while others write to it.
     """
     for _ in range(_ATTEMPTS):
         before = moment_of(path)
@@ -110,16 +151,39 @@ def _read_at_once(path: Path, arguments: dict[str, Any]) -> tuple[sqlite3.Connec
         if abs(time.time() - before.changed_ns / 1e9) < _SETTLED_SECONDS:
             time.sleep(_SETTLED_SECONDS)
             continue
-        source = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)
-        memory = sqlite3.connect(":memory:", **arguments)
-        try:
-            source.backup(memory)
-        except BaseException:
-            memory.close()
-            raise
-        finally:
-            source.close()
+        found = _copies.get((str(path), before)) or _copied(path, before)
         if moment_of(path) == before:
-            return memory, before
-        memory.close()
+            _copies[str(path), before] = found
+            return found
     return None
+
+
+def _copied(path: Path, moment: Moment) -> Copy:
+    if moment.size > MAX_COPY_BYTES:
+        raise _too_large(path, moment)
+    source = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)
+    try:
+        return Copy(source, moment)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == _FULL:
+            raise _too_large(path, moment) from error
+        raise
+    finally:
+        source.close()
+
+
+def _too_large(path: Path, moment: Moment) -> StoreReadOnly:
+    return StoreReadOnly(
+        f"cannot look into {path} without the right to write beside it: {moment.size} bytes are too many to be read"
+        " into memory",
+        hint="while somebody has the store open, you can; or they make you a file: `ullage db snapshot FILE`",
+    )
+
+
+def _after_fork_in_child() -> None:
+    # Whoever was copying is not here; what was copied is.
+    global _copying  # noqa: PLW0603 -- a lock that nobody will ever open
+    _copying = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

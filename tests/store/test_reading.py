@@ -19,6 +19,7 @@ from support.images import ImageBuilder
 from support.store import query
 from support.worker import run_python
 from ullage import ImageService, SimulatedRegistry, StoreError, StoreReadOnly
+from ullage.moment import MAX_COPY_BYTES
 from ullage.releases import snapshot
 
 needs_shell = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="apt install sqlite3")
@@ -89,7 +90,7 @@ def test_a_wal_that_grew_is_a_finding_of_the_doctor(store, root):
 
 # What runs is loaded before the rights go: the interpreter may be where nobody else may look.
 _PRELUDE = """
-import json, os, sys, threading, time
+import json, os, resource, sys, threading, time
 from pathlib import Path
 from ullage import ImageError, ImageService, SimulatedRegistry
 from ullage.cli import main
@@ -194,6 +195,60 @@ with ImageService.open(root, read_only=True) as images:
         writer.join()
 
     assert said[:2] == ["0", "2"]
+
+
+def test_readers_in_one_process_share_one_copy_of_a_moment(public, tmp_path):
+    """
+    However many connections read, and whichever services they are of, memory has the database once.
+    """
+    size = 40_000_000
+    with closing(sqlite3.connect(public / "ullage.db")) as connection:
+        connection.execute("CREATE TABLE padding (bytes BLOB)")
+        connection.execute("INSERT INTO padding VALUES (randomblob(?))", (size,))
+        connection.commit()
+    code = """
+def look():
+    with ImageService.open(root, read_only=True) as images:
+        with images._database.read(), images._database.read(), images._database.read():
+            barrier.wait()
+            seen.append(images.image_count())
+            barrier.wait()
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+barrier, seen, before = threading.Barrier(8), [], peak()
+threads = [threading.Thread(target=look) for _ in range(8)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+print(seen, peak() - before)
+with ImageService.open(root, read_only=True) as images:
+    print(images.image_count())
+"""
+
+    said = as_nobody(public, tmp_path, code)
+
+    seen, grown = said[0].rsplit(" ", 1)
+    assert (seen, said[1]) == (str([0] * 8), "0")
+    assert int(grown) < 3 * size
+
+
+def test_a_database_that_is_too_large_for_memory_is_refused_with_its_size(public, tmp_path):
+    os.truncate(public / "ullage.db", MAX_COPY_BYTES + 1)  # sparse: it takes nothing
+    code = """
+try:
+    ImageService.open(root, read_only=True)
+except ImageError as error:
+    print(type(error).__name__, error.message, error.hint)
+"""
+
+    said = as_nobody(public, tmp_path, code)
+
+    assert said[0].startswith("StoreReadOnly ")
+    assert f"{MAX_COPY_BYTES + 1} bytes are too many" in said[0]
+    assert "ullage db snapshot" in said[0]
 
 
 def test_a_reader_beside_a_store_that_comes_and_goes_sees_whole_moments(public, tmp_path):
