@@ -145,8 +145,7 @@ class Database:
             checked_out.close()
 
     def _in_line(self, connect: Callable[[], Any]) -> Any:  # noqa: ANN401 -- whatever *connect* gives
-        copy = self._copy
-        if copy is not None and (self._is_mixed or moment_of(self.path) != copy.moment):
+        if self._copy is not None and (self._is_mixed or moment_of(self.path) != self._copy.moment):
             self._copy, self._is_mixed = None, False
             self._reader.dispose()  # what we have in memory is of another moment
         try:
@@ -328,8 +327,7 @@ class Database:
 
     def _connect(self, *, mode: str, query_only: bool, foreign_keys: bool) -> sqlite3.Connection:
         connection, copy = connect(self.path, mode=mode, query_only=query_only, foreign_keys=foreign_keys)
-        if mode == "ro":
-            # Two that are not of one moment are told apart by the next who reads: then both go.
+        if mode == "ro":  # two that are not of one moment are told apart by the next who reads: then both go
             self._is_mixed |= self._copy is not None and self._copy is not copy
             self._copy = copy or self._copy
         return connection

@@ -249,11 +249,9 @@ class Reclaimed:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """
-    A broken invariant, by its number in docs/invariants.md.
+    A broken invariant, by its number in docs/invariants.md. ``object`` is a digest, a reference, a path below the root.
 
-    ``object`` is what it is about: a digest, a reference, a path below the root. ``repaired`` says that it was
-    mended by the check that found it; ``unseen``, that whoever checks may not look at it, so that the invariant may
-    hold or not.
+    ``repaired``: the check that found it mended it. ``unseen``: whoever checks may not look; it may hold, or not.
     """
 
     invariant: str
