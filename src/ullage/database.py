@@ -30,7 +30,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from ullage.driver import connect
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
-from ullage.moment import Copy, moment_of
+from ullage.moment import MIXED, Copy, moment_of
 from ullage.refusal import RuleBroken, is_of_the_schema, translate
 from ullage.snapshot import Snapshot
 
@@ -99,7 +99,6 @@ class Database:
         self.on_commit: Callable[[], None] = lambda: None
         self._inherited: list[Any] = []
         self._copy: Copy | None = None
-        self._is_mixed = False
         self._mode = "ro&immutable=1" if immutable else "ro" if read_only else "rw"
         self._reader = self._engine(query_only=True, pool_size=5, max_overflow=27)
         self._writer = self._engine(query_only=False, pool_size=1, max_overflow=0)
@@ -145,8 +144,9 @@ class Database:
             checked_out.close()
 
     def _in_line(self, connect: Callable[[], Any]) -> Any:  # noqa: ANN401 -- whatever *connect* gives
-        if self._copy is not None and (self._is_mixed or moment_of(self.path) != self._copy.moment):
-            self._copy, self._is_mixed = None, False
+        copy = self._copy  # another thread may be here, too
+        if copy is not None and moment_of(self.path) != copy.moment:
+            self._copy = None
             self._reader.dispose()  # what we have in memory is of another moment
         try:
             return connect()
@@ -328,8 +328,7 @@ class Database:
     def _connect(self, *, mode: str, query_only: bool, foreign_keys: bool) -> sqlite3.Connection:
         connection, copy = connect(self.path, mode=mode, query_only=query_only, foreign_keys=foreign_keys)
         if mode == "ro":  # two that are not of one moment are told apart by the next who reads: then both go
-            self._is_mixed |= self._copy is not None and self._copy is not copy
-            self._copy = copy or self._copy
+            self._copy = copy if self._copy in (None, copy) else MIXED
         return connection
 
     def _shorten(self, driver: DBAPIConnection) -> None:

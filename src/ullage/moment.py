@@ -13,7 +13,6 @@ A process has one copy of a moment, however many connections read it, and none l
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["MAX_COPY_BYTES", "Copy", "Moment", "moment_of", "readable"]
+__all__ = ["MAX_COPY_BYTES", "MIXED", "Copy", "Moment", "moment_of", "readable"]
 
 #: What SQLite's ``memdb`` holds, unless whoever built it says otherwise.
 MAX_COPY_BYTES: Final = 1 << 30
@@ -56,21 +55,19 @@ class Copy:
     A database in memory, for all who read it in this process: there until the last of them is closed.
 
     Args:
-        source: what is copied, by a connection that is not of use to anybody else.
+        source: what is copied; without, there is nothing to connect to.
     """
 
-    def __init__(self, source: sqlite3.Connection, moment: Moment) -> None:
+    def __init__(self, moment: Moment, source: sqlite3.Connection | None = None) -> None:
         self.moment = moment
-        self._uri = f"file:/ullage-{secrets.token_hex(8)}?vfs=memdb"
-        self._holder = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
-        try:
+        self._uri = f"file:/ullage-{os.urandom(8).hex()}?vfs=memdb"
+        self._holder: sqlite3.Connection | None = None
+        if source is not None:
+            self._holder = sqlite3.connect(self._uri, uri=True, check_same_thread=False)
             source.backup(self._holder)
-        except BaseException:
-            self._holder.close()
-            raise
 
     def __del__(self) -> None:
-        if hasattr(self, "_holder"):
+        if self._holder is not None:
             self._holder.close()
 
     def connect(self, arguments: dict[str, Any]) -> sqlite3.Connection:
@@ -81,6 +78,9 @@ class Copy:
         connection: sqlite3.Connection = sqlite3.connect(f"{self._uri}&immutable=1", uri=True, **arguments)
         return connection
 
+
+#: For connections that are not all of one moment: no file is of this one.
+MIXED: Final = Copy(Moment(-1, -1, -1))
 
 #: By path and moment, for as long as anybody has them.
 _copies: weakref.WeakValueDictionary[tuple[str, Moment], Copy] = weakref.WeakValueDictionary()
@@ -163,7 +163,7 @@ def _copied(path: Path, moment: Moment) -> Copy:
         raise _too_large(path, moment)
     source = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)
     try:
-        return Copy(source, moment)
+        return Copy(moment, source)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == _FULL:
             raise _too_large(path, moment) from error
