@@ -92,9 +92,31 @@ def test_the_names_for_type_checkers_are_the_public_names():
     assert imported | {"__version__"} == set(ullage.__all__)
 
 
-def test_what_is_not_public_is_an_attribute_error():
+#: Packages whose names are loaded when they are first used.
+LAZY = ("archive", "layer", "registry")
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_the_names_of_a_package_are_those_for_type_checkers(package):
+    """
+    And none is a module's, which would stand in its place once it was imported.
+    """
+    folder = PROJECT / "src" / "ullage" / package
+    tree = ast.parse((folder / "__init__.py").read_text())
+    (checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {alias.name: node.module for node in checking.body for alias in node.names}
+    module = importlib.import_module(f"ullage.{package}")
+
+    assert module.__all__ == sorted(homes)
+    assert not set(homes) & {path.stem for path in folder.glob("*.py")}
+    for name, home in homes.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+
+
+@pytest.mark.parametrize("package", ["ullage", *(f"ullage.{name}" for name in LAZY)])
+def test_what_is_not_public_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
-        ullage.Nonsense  # noqa: B018 -- looking is the test
+        importlib.import_module(package).Nonsense  # noqa: B018 -- looking is the test
 
 
 # The form of modules

@@ -1,5 +1,5 @@
 """
-A store at head, the revision that this release works with: made so, brought there, or refused with the reason.
+The database of a store, and that it is at head, the revision of this release: made so, brought there, or refused.
 
 A store at head costs one small query. A new one is made by ``migrations/head.sql``, which is what all revisions come
 to: docs/decisions/0016-head-as-a-script.md. Alembic is imported for a store that is behind, and for no other.
@@ -7,22 +7,82 @@ to: docs/decisions/0016-head-as-a-script.md. Alembic is imported for a store tha
 
 from __future__ import annotations
 
+import stat
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ullage.errors import SchemaTooOld
+from ullage.database import Database
+from ullage.errors import SchemaTooOld, StoreCorrupt, StoreError
+from ullage.filesystem import mount_of, require_suitable
+from ullage.ingest import translated
 from ullage.revision import current_revision, is_at_head, require_level
 from ullage.schema import HEAD_REVISION, REVISIONS
 from ullage.schema.script import statements
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import Connection
 
-    from ullage.database import Database
+    from ullage.database import Guard
     from ullage.model import UpgradeCallback
 
-__all__ = ["create", "ensure_head"]
+__all__ = ["create", "database_in", "ensure_head"]
+
+
+#: One page of the smallest kind.
+_SMALLEST_DATABASE_BYTES: Final = 512
+
+
+def database_in(
+    root: Path, *, read_only: bool, timeout_seconds: float = 60.0, guard: Guard | None = None
+) -> Database:
+    """
+    The database of the store in *root*. Nothing was asked of it yet, not even whether it is one of ours.
+
+    Raises:
+        StoreError: there is none to look at.
+        StoreCorrupt: there is a file in its place that is no database.
+        StoreReadOnly: we may not look into *root*.
+        UnsuitableFilesystem: *root* is on another machine's disk.
+    """
+    require_suitable(root)
+    path = root / "ullage.db"
+    with translated():
+        found = path.stat() if path.exists() else None
+    if found is None and read_only:
+        raise StoreError(f"there is no store in {root}")
+    # SQLite takes a file that has no whole header for an empty one, and would write over it; it waits for whoever
+    # writes to a pipe.
+    if found is not None and (
+        not stat.S_ISREG(found.st_mode) or 0 < found.st_size < _SMALLEST_DATABASE_BYTES
+    ):
+        raise StoreCorrupt(
+            f"{path} is no database",
+            hint="is this the right root? If it is, `ullage db salvage` makes a database of the blobs that are there",
+        )
+    return Database(
+        path,
+        gate=root / "gate",
+        read_only=read_only,
+        immutable=read_only and _nobody_can_write(root),
+        timeout_seconds=timeout_seconds,
+        guard=guard,
+    )
+
+
+def _nobody_can_write(root: Path) -> bool:
+    """
+    Whether the store is on a filesystem that is mounted read-only, and all of it is in its one file.
+
+    There SQLite can make none of the files that it shares with writers, and needs none.
+    """
+    mount = mount_of(root)
+    if mount is None or not mount.never_written:
+        return False
+    wal = root / "ullage.db-wal"
+    return not wal.exists() or wal.stat().st_size == 0
 
 
 def ensure_head(

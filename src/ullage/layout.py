@@ -17,11 +17,10 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ullage.archive import INDEX, LAYOUT, LAYOUT_FILE
 from ullage.errors import ImageError, StoreBusy
 from ullage.ingest import translated
 from ullage.locks import FileLock
-from ullage.manifest import OCI_INDEX
+from ullage.vocabulary import INDEX, LAYOUT, LAYOUT_FILE, OCI_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,6 +31,7 @@ from ullage.errors import (
 )
 from ullage.image_config import MAX_LAYERS, ImageConfig, is_image_config, parse_config
 from ullage.matcher import only
+from ullage.vocabulary import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,10 +63,6 @@ __all__ = [
     "select_manifest",
 ]
 
-OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
-OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
-DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
-DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 _SCHEMA_1 = (
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",

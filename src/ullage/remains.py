@@ -15,8 +15,6 @@ from ullage.errors import ImageError, InvalidReference, StoreCorrupt, StoreError
 from ullage.ingest import translated
 from ullage.manifest import (
     MAX_DOCUMENT_BYTES,
-    OCI_INDEX,
-    OCI_MANIFEST,
     Index,
     Manifest,
     is_image_config,
@@ -25,6 +23,7 @@ from ullage.manifest import (
 from ullage.reference import Reference
 from ullage.repository import Edge, Naming, RestoredName
 from ullage.resolve import Plan
+from ullage.vocabulary import OCI_INDEX, OCI_MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

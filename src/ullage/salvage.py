@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ullage.archive import INDEX
 from ullage.blobs import BlobFiles
 from ullage.database import Database
 from ullage.errors import StoreBusy, StoreCorrupt, StoreError
@@ -34,6 +33,7 @@ from ullage.model import DEFAULT_MAX_STORAGE
 from ullage.remains import Finds, InPlace, Listing
 from ullage.repository import ImageRepository, Origin, Owner, owner_name
 from ullage.revision import current_revision
+from ullage.vocabulary import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

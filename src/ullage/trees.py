@@ -21,9 +21,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from ullage import layer
 from ullage.digest import CONTENT_ALGORITHMS
 from ullage.ingest import translated
-from ullage.layer import occupied, remove_tree, spread_directories, sync_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,7 +97,7 @@ class TreeFiles:
         with translated():
             above = _open(self._ingest)
             try:
-                spread_directories(above)
+                layer.spread_directories(above)
             finally:
                 os.close(above)
             path.mkdir()
@@ -115,7 +115,7 @@ class TreeFiles:
         with translated():
             descriptor = _open(self.root)
             try:
-                sync_filesystem(descriptor)
+                layer.sync_filesystem(descriptor)
             finally:
                 os.close(descriptor)
 
@@ -188,7 +188,7 @@ class TreeFiles:
             return  # somebody else was quicker
         try:
             if _lock(descriptor, path):
-                remove_tree(path)
+                layer.remove_tree(path)
         finally:
             # Before it is closed: a forked child may have a copy, and keep the lock.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -206,7 +206,7 @@ class TreeFiles:
 
         descriptor = _open(self.tree_path(chain_id))
         try:
-            return occupied(descriptor)
+            return layer.occupied(descriptor)
         finally:
             os.close(descriptor)
 

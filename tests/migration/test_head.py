@@ -10,8 +10,8 @@ from support.schema import GOLDEN, SCRIPT, made_by_revisions, schema_of, script_
 from support.store import check_root, query
 from support.worker import run_python
 from ullage import ImageService
+from ullage.head import database_in
 from ullage.migrate import differences
-from ullage.releases import database_in
 from ullage.schema import HEAD_REVISION
 from ullage.schema.script import statements
 

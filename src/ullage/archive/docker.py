@@ -20,8 +20,8 @@ from ullage.document import MAX_DOCUMENT_BYTES, Descriptor, list_in, read_list, 
 from ullage.errors import DigestMismatch, InvalidArchive, InvalidManifest, InvalidReference
 from ullage.image_config import MAX_LAYERS, parse_config
 from ullage.layer import decompressed
-from ullage.manifest import OCI_MANIFEST
 from ullage.reference import Reference
+from ullage.vocabulary import OCI_MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

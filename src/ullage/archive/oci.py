@@ -11,18 +11,15 @@ from ullage.archive.listed import CONTAINERD_NAME, REF_NAME, Listed, reference_o
 from ullage.digest import CONTENT_ALGORITHMS, Digest
 from ullage.document import Descriptor, descriptors_in, read_object, text_in
 from ullage.errors import InvalidArchive, InvalidManifest
+from ullage.vocabulary import INDEX, LAYOUT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ullage.archive.files import Files, Part
 
-__all__ = ["INDEX", "LAYOUT", "LAYOUT_FILE", "MAX_INDEX_BYTES", "OciLayout"]
+__all__ = ["MAX_INDEX_BYTES", "OciLayout"]
 
-#: The file that makes a directory a layout, and what stands in it.
-LAYOUT_FILE: Final = "oci-layout"
-LAYOUT: Final = b'{"imageLayoutVersion": "1.0.0"}'
-INDEX: Final = "index.json"
 _MAX_LAYOUT_BYTES: Final = 4096
 #: Of an ``index.json``. A store of a hundred thousand images writes one of some eighty megabytes.
 MAX_INDEX_BYTES: Final = 256 << 20

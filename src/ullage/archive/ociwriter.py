@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from ullage.archive.beside import Beside, beside_name, sync_directory, writing
 from ullage.archive.files import Folder, read_all
 from ullage.archive.listed import REF_NAME
-from ullage.archive.oci import INDEX, LAYOUT, LAYOUT_FILE, MAX_INDEX_BYTES, OciLayout
+from ullage.archive.oci import MAX_INDEX_BYTES, OciLayout
 from ullage.archive.outgoing import entries_of, verified
 from ullage.archive.tarwriter import TarWriter
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
 from ullage.document import Descriptor, read_object
 from ullage.errors import InvalidArchive
 from ullage.manifest import OCI_INDEX
+from ullage.vocabulary import INDEX, LAYOUT, LAYOUT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ullage.archive.docker import DockerArchive
 from ullage.archive.files import Folder, TarFiles, shown, unreadable
-from ullage.archive.oci import LAYOUT_FILE, OciLayout
+from ullage.archive.oci import OciLayout
 from ullage.archive.place import DOCKER_ARCHIVE, OCI_ARCHIVE, OCI_DIRECTORY, PIPE
 from ullage.digest import Digest
 from ullage.document import MAX_DOCUMENT_BYTES, read_object, text_in
@@ -34,8 +34,8 @@ from ullage.errors import (
     UnsupportedContent,
 )
 from ullage.layer import decompressed
-from ullage.manifest import OCI_INDEX, OCI_MANIFEST
 from ullage.registry import FetchedHead, FetchedManifest
+from ullage.vocabulary import LAYOUT_FILE, OCI_INDEX, OCI_MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

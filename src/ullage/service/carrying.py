@@ -9,25 +9,24 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ullage.archive import Outgoing, Place, open_destination, open_source, reference_of
+from ullage import archive
 from ullage.errors import DigestMismatch, InvalidReference, PullCancelled, SizeMismatch, StoreCorrupt
 from ullage.platform import platform_choice
-from ullage.pull import Pull
 from ullage.reference import ImageSpec, Reference, parse_normalized
-from ullage.resolve import Target
 from ullage.service.handle import ImageLike, key_of
 from ullage.service.mounting import Mounting
-from ullage.spool import Spool
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Iterator
 
-    from ullage.archive import Listed, Source
+    from ullage.archive import Listed, Outgoing, Place, Source
     from ullage.digest import Digest
     from ullage.manifest import Manifest
     from ullage.model import ImageStatus, ProgressCallback
     from ullage.platform import Platform
+    from ullage.resolve import Target
+    from ullage.spool import Spool
 
 __all__ = ["Carrying"]
 
@@ -73,17 +72,13 @@ class Carrying(Mounting):
             InvalidReference: *name* or *platform* does not parse, or *name* would be that of several images.
             StoreError: the store could not do it.
         """
-        place = source if isinstance(source, Place) else Place.parse(os.fspath(source))
+        from ullage.pull import Pull
+
+        place = _place(source)
         asked, every = platform_choice(platform)
         self._database.require_writable()
         deadline = None if timeout is None else time.monotonic() + timeout
         evicts = self._policy is not None if evict is None else evict
-
-        def check() -> None:
-            if cancel is not None and cancel.is_set():
-                raise PullCancelled(f"the import of {place} was cancelled")
-            if deadline is not None and time.monotonic() > deadline:
-                raise PullCancelled(f"the import of {place} did not end before its deadline")
 
         how: dict[str, Any] = {"deadline": deadline, "cancel": cancel, "on_progress": on_progress}
 
@@ -103,7 +98,8 @@ class Carrying(Mounting):
             self._have_trees(status, evict=evict, **how)
             return status
 
-        with open_source(place, spool=self._spooling(evict=evicts), check=check) as opened:
+        check = _end_of(place, cancel, deadline)
+        with archive.open_source(place, spool=self._spooling(evict=evicts), check=check) as opened:
             images = opened.choose(place.name)
             named = [(image, _targets(image, name, opened.where, of=len(images))) for image in images]
             return [self._all_names(image, targets, opened, pull) for image, targets in named]
@@ -138,7 +134,7 @@ class Carrying(Mounting):
             DiskFull: there is no room where it is written.
             ImageError: it cannot be written there.
         """
-        place = destination if isinstance(destination, Place) else Place.parse(os.fspath(destination))
+        place = _place(destination)
         if form is not None:
             place = place.of(form)
         self._database.require_writable()
@@ -146,7 +142,7 @@ class Carrying(Mounting):
             named = list(images)
             statuses = [held.enter_context(self.hold(image)) for image in named]
             outgoing = self._outgoing(zip(named, statuses, strict=True), place)
-            writer = open_destination(place)
+            writer = archive.open_destination(place)
             try:
                 for each in outgoing:
                     writer.add(each)
@@ -185,7 +181,7 @@ class Carrying(Mounting):
                 hint="leave the name out",
             )
         return [
-            Outgoing(
+            archive.Outgoing(
                 top=manifest.descriptor,
                 documents={digest: manifest.raw},
                 blobs=manifest.blobs,
@@ -211,6 +207,8 @@ class Carrying(Mounting):
         return self._files.open(digest)
 
     def _spooling(self, *, evict: bool) -> Callable[[Iterator[bytes], str], Spool]:
+        from ullage.spool import Spool
+
         return lambda pieces, where: Spool.of(self._repository, self._files, pieces, where=where, evict=evict)
 
     def _all_names(
@@ -228,6 +226,24 @@ class Carrying(Mounting):
         return self._used(status)
 
 
+def _place(where: str | os.PathLike[str] | Place) -> Place:
+    return where if isinstance(where, archive.Place) else archive.Place.parse(os.fspath(where))
+
+
+def _end_of(place: Place, cancel: threading.Event | None, deadline: float | None) -> Callable[[], None]:
+    """
+    What raises when an import is to end.
+    """
+
+    def check() -> None:
+        if cancel is not None and cancel.is_set():
+            raise PullCancelled(f"the import of {place} was cancelled")
+        if deadline is not None and time.monotonic() > deadline:
+            raise PullCancelled(f"the import of {place} did not end before its deadline")
+
+    return check
+
+
 def _targets(image: Listed, name: str | None, where: str, *, of: int) -> list[Target]:
     """
     What an image is to be called here: at least one target, whose reference is None where it gets no name.
@@ -235,13 +251,15 @@ def _targets(image: Listed, name: str | None, where: str, *, of: int) -> list[Ta
     Raises:
         InvalidReference: *name* would be that of several images.
     """
+    from ullage.resolve import Target
+
     digest = image.descriptor.digest
     if name is not None and parse_normalized(name).digest is not None:
         raise InvalidReference("a name to give cannot be a digest", reference=name)
     if name is None:
         specs = [ImageSpec.parse(str(reference)) for reference in image.references]
     elif parse_normalized(name).is_name_only:
-        tags = [each for each in image.names if reference_of(each) is None]
+        tags = [each for each in image.names if archive.reference_of(each) is None]
         tags += [each.tag for each in image.references if each.tag is not None]
         if not tags and of > 1:
             raise InvalidReference(

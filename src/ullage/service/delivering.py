@@ -8,7 +8,6 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from ullage.consign import consign
 from ullage.digest import Digest
 from ullage.errors import (
     DigestMismatch,
@@ -18,11 +17,8 @@ from ullage.errors import (
     StoreCorrupt,
     UnsupportedContent,
 )
-from ullage.manifest import MAX_DOCUMENT_BYTES
 from ullage.platform import platform_choice
-from ullage.push import Push
 from ullage.reference import ImageSpec, Reference
-from ullage.registry import FetchedManifest
 from ullage.service.changing import Changing
 from ullage.service.handle import ImageLike, key_of, shown
 from ullage.simulated import SimulatedRegistry
@@ -36,6 +32,7 @@ if TYPE_CHECKING:
     from ullage.delivery import PushCallback, Pushed
     from ullage.model import AuthConfig, ImageStatus
     from ullage.platform import Platform
+    from ullage.registry import FetchedManifest
     from ullage.repository import ImageRepository
 
 __all__ = ["Delivering"]
@@ -83,6 +80,8 @@ class Delivering(Changing):
             PushFailed: the registry does not take it.
             StoreCorrupt: a blob is not what its name says.
         """
+        from ullage.push import Push
+
         spec = destination if isinstance(destination, ImageSpec) else ImageSpec.parse(destination)
         reference = spec.normalised()
         asked, every = platform_choice(platform)
@@ -114,6 +113,8 @@ class Delivering(Changing):
         """
         What goes out, held until *held* ends.
         """
+        from ullage.consign import consign
+
         status = held.enter_context(self.hold(image))
         content = self._repository.content_of(key_of(image)) or []
         types = {Digest(digest): kind for role, digest, kind in content if role in {"manifest", "index"}}
@@ -182,6 +183,9 @@ class _Stored:
         self._repos = tuple(dict.fromkeys(names))
 
     def get_manifest(self, ref: str) -> FetchedManifest:
+        from ullage.manifest import MAX_DOCUMENT_BYTES
+        from ullage.registry import FetchedManifest
+
         digest = Digest(ref)
         media_type = self._types.get(digest) or self._elsewhere(digest)
         return FetchedManifest(self._files.read(digest, max_bytes=MAX_DOCUMENT_BYTES), media_type, digest)

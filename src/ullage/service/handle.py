@@ -4,6 +4,7 @@ What every part of the service shares: the store that is open, and how a host na
 
 from __future__ import annotations
 
+import threading
 import warnings
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
@@ -22,6 +23,7 @@ from ullage.model import (
 )
 from ullage.reference import ImageSpec
 from ullage.repository import ImageRepository
+from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from ullage.blobs import BlobFiles
     from ullage.database import Database
     from ullage.registry import RegistryClient
-    from ullage.simulated import SimulatedRegistry
 
 
 __all__ = ["Handle", "ImageLike", "key_of", "shown"]
@@ -52,14 +53,15 @@ class Handle:
         *,
         files: BlobFiles,
         database: Database,
-        registry: RegistryClient | SimulatedRegistry,
+        registry: RegistryClient | SimulatedRegistry | None,
         clock: Callable[[], datetime],
         evict: EvictionPolicy | None,
         unpack: bool,
     ) -> None:
         self._files = files
         self._database = database
-        self._registry = registry
+        self._given_registry = registry
+        self._making_registry = threading.Lock()
         self._clock = clock
         self._policy = evict
         self._unpack = unpack
@@ -76,6 +78,24 @@ class Handle:
         if self._closed:
             raise StoreError(f"the store in {self._files.root} was closed")
         return self._rows
+
+    @property
+    def _registry(self) -> RegistryClient | SimulatedRegistry:
+        """
+        Where pulls go. A client of our own is made when somebody asks a registry, for it takes longer than a look-up.
+        """
+        with self._making_registry:
+            if self._given_registry is None:
+                from ullage.registry import RegistryClient
+
+                self._given_registry = RegistryClient()
+                if self._closed:
+                    self._given_registry.close()
+            return self._given_registry
+
+    @property
+    def _is_simulated(self) -> bool:
+        return isinstance(self._given_registry, SimulatedRegistry)
 
     @property
     def root(self) -> Path:
@@ -98,7 +118,8 @@ class Handle:
         """
         if not self._closed:
             self._closed = True
-            self._registry.close()
+            if self._given_registry is not None:
+                self._given_registry.close()
             if self._index is not None:
                 self._index.close()
             self._database.close()

@@ -7,13 +7,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ullage.access import AccessKey
 from ullage.digest import Digest
 from ullage.errors import (
     ImageNotFound,
     UnsupportedContent,
 )
-from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 from ullage.reference import ImageSpec
 from ullage.service.handle import Handle, ImageLike, key_of, shown
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ullage.events import HistoryEntry
+    from ullage.manifest import Manifest
     from ullage.model import AuthConfig, ImageStatus
 
 __all__ = ["Looking"]
@@ -67,6 +66,8 @@ class Looking(Handle):
             AuthenticationFailed: *auth* is not what it claims to be.
             InvalidConfiguration: the key that the records are made with cannot be read.
         """
+        from ullage.access import AccessKey
+
         return AccessKey(self.root).fits(self._repository.access_to(key_of(image)), auth)
 
     def image_count(self) -> int:
@@ -117,6 +118,8 @@ class Looking(Handle):
         Raises:
             ImageNotFound: there is no such image, or the host keeps its content elsewhere.
         """
+        from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
+
         content = self._repository.content_of(key_of(image))
         if content is None:
             raise ImageNotFound(f"no such image: {shown(image)}", image=str(key_of(image)))

@@ -18,11 +18,8 @@ from ullage.errors import (
     StoreReadOnly,
     UnsupportedContent,
 )
-from ullage.mounts import MountSpec, mount_overlay, unmount
 from ullage.service.changing import Changing
 from ullage.service.handle import key_of, shown
-from ullage.telling import Telling
-from ullage.unpacker import UnpackingJob, layers_of, make_trees
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ullage.model import ImageStatus, ProgressCallback
+    from ullage.mounts import MountSpec
     from ullage.service.handle import ImageLike
+    from ullage.unpacker import UnpackingJob
 
 __all__ = ["Mounting"]
 
@@ -78,6 +77,9 @@ class Mounting(Changing):
         key = key_of(image)
         if self._repository.lacks_trees(key) is False:
             return self._get(image)
+        from ullage.telling import Telling
+        from ullage.unpacker import make_trees
+
         telling = Telling(shown(image), on_progress)
         deadline = None if timeout is None else time.monotonic() + timeout
 
@@ -113,6 +115,9 @@ class Mounting(Changing):
             ImageNotFound: there is no such image, or it is not unpacked.
             UnsupportedContent: it is an artifact, or registered, or has no layers.
         """
+        from ullage.mounts import MountSpec
+        from ullage.unpacker import layers_of
+
         stack = self._repository.stack_of(key_of(image))
         if stack.config is None or not stack.layers:
             raise UnsupportedContent(f"image {stack.image.image_id} has no layers of files to mount")
@@ -160,6 +165,8 @@ class Mounting(Changing):
             StoreError: the kernel did not mount it; `StoreReadOnly` for want of privilege.
             ValueError: one of *upperdir* and *workdir* without the other.
         """
+        from ullage.mounts import mount_overlay, unmount
+
         if (upperdir is None) != (workdir is None):
             raise ValueError("upperdir and workdir go together")
         path = Path(target).absolute()

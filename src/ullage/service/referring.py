@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING
 
 from ullage.digest import Digest
 from ullage.errors import PullCancelled, UnsupportedContent
-from ullage.pull import Pull
 from ullage.reference import ImageSpec
-from ullage.referrers import Referrers
-from ullage.resolve import Target
 from ullage.service.handle import Handle, ImageLike, key_of
 from ullage.simulated import SimulatedRegistry
 
@@ -56,6 +53,8 @@ class Referring(Handle):
         """
         if isinstance(self._registry, SimulatedRegistry):
             raise UnsupportedContent("a simulated registry has nothing that refers to anything")
+        from ullage.referrers import Referrers
+
         listing = Referrers(
             repository=self._repository, files=self._files, registry=self._registry, auth=auth
         )
@@ -118,6 +117,9 @@ class Referring(Handle):
         unpack: bool | None = False,
         refers_to: Digest | None = None,
     ) -> ImageStatus:
+        from ullage.pull import Pull
+        from ullage.resolve import Target
+
         assert not isinstance(self._registry, SimulatedRegistry), "that one is asked in another way"
         status = Pull(
             repository=self._repository,

@@ -20,7 +20,7 @@ from ullage.errors import (
     UnsupportedContent,
 )
 from ullage.filesystem import require_suitable
-from ullage.head import create, ensure_head
+from ullage.head import create, database_in, ensure_head
 from ullage.model import (
     DEFAULT_MAX_STORAGE,
     EvictionPolicy,
@@ -28,12 +28,9 @@ from ullage.model import (
     PullPlan,
     PullPolicy,
 )
-from ullage.planning import plan_pull
 from ullage.platform import Platform, platform_choice
 from ullage.recovery import collect, reap, recover, with_headroom
 from ullage.reference import ImageSpec
-from ullage.registry import RegistryClient
-from ullage.releases import database_in
 from ullage.revision import guard
 from ullage.service.carrying import Carrying
 from ullage.service.delivering import Delivering
@@ -50,6 +47,7 @@ if TYPE_CHECKING:
 
     from ullage.database import Database
     from ullage.model import AuthConfig, ProgressCallback, UpgradeCallback
+    from ullage.registry import RegistryClient
 
 __all__ = ["ImageService"]
 
@@ -124,7 +122,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
             service = cls(
                 files=files,
                 database=database,
-                registry=RegistryClient() if registry is None else registry,
+                registry=registry,
                 clock=clock,
                 evict=evict,
                 unpack=unpack,
@@ -234,6 +232,8 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         asked, every = platform_choice(platform)
         if isinstance(self._registry, SimulatedRegistry):
             raise UnsupportedContent("a simulated registry has nothing to plan")
+        from ullage.planning import plan_pull
+
         return plan_pull(
             repository=self._repository,
             files=self._files,
@@ -287,7 +287,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         # Which platforms there are, only the index says: that one of them is here is no answer.
         ask = policy is PullPolicy.ALWAYS or (every and policy is PullPolicy.IF_NOT_PRESENT)
         known = None
-        if not ask or isinstance(self._registry, SimulatedRegistry):
+        if not ask or self._is_simulated:
             known = self._repository.known(
                 reference, platform=None if asked is None else asked.normalised().format_all()
             )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ullage.digest import Digest
 from ullage.errors import UnsupportedContent
-from ullage.manifest import MAX_DOCUMENT_BYTES
 from ullage.reference import Reference, with_name
 from ullage.service.handle import Handle
 from ullage.simulated import SimulatedRegistry
@@ -77,6 +76,8 @@ class Serving(Handle):
         Raises:
             StoreCorrupt: it is missing, or not what its digest says.
         """
+        from ullage.manifest import MAX_DOCUMENT_BYTES
+
         return self._files.read(content.digest, max_bytes=MAX_DOCUMENT_BYTES)
 
     def open_content(self, content: ServedContent) -> BinaryIO:

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ullage.check import Checker
-from ullage.doctor import examine
 from ullage.recovery import collect, sweep_quietly, with_headroom
 from ullage.service.handle import Handle, ImageLike, key_of
 from ullage.simulated import SimulatedRegistry
@@ -132,6 +130,8 @@ class Storing(Handle):
         Raises:
             StoreReadOnly: *repair*, and the store was opened to look.
         """
+        from ullage.check import Checker
+
         if repair:
             self._database.require_writable()
         found = Checker(
@@ -173,6 +173,8 @@ class Storing(Handle):
         """
         What this machine and this store are like, with a hint for each thing that is not as it should be.
         """
+        from ullage.doctor import examine
+
         return examine(self._database, self._repository, self._files)
 
     def view(self, name: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from ullage.accounts import Account, resolve_account, subordinate_ids
+from ullage import layer
 from ullage.errors import (
     ContentError,
     ImageNotFound,
@@ -22,30 +22,18 @@ from ullage.errors import (
     UnsafeLayer,
     UnsupportedContent,
 )
-from ullage.layer import (
-    ApplyOptions,
-    LayerBlob,
-    compose,
-    fresh_directory,
-    made_directory_in,
-    read_inside,
-    require_free,
-    translated,
-    unpack_into,
-    write_new,
-)
 from ullage.model import Unpacked
-from ullage.runtime_config import BundleOptions, IdMapping, Process, process_of, runtime_config
 from ullage.service.changing import Changing
 from ullage.service.handle import key_of, shown
-from ullage.unpacker import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ullage.accounts import Account
     from ullage.blobs import BlobFiles
     from ullage.charge import Layer
     from ullage.repository import Stack
+    from ullage.runtime_config import BundleOptions, IdMapping, Process
     from ullage.service.handle import ImageLike
 
 __all__ = ["Unpacking"]
@@ -101,7 +89,7 @@ class Unpacking(Changing):
         target = Path(directory).absolute()
         with (
             self._source(image, rootless=rootless, target=target) as source,
-            fresh_directory(target, durable=durable) as root,
+            layer.fresh_directory(target, durable=durable) as root,
         ):
             return source.fill(root)
 
@@ -126,13 +114,15 @@ class Unpacking(Changing):
             InvalidProcess: there is nothing to run, or nobody to run it as; nothing was made.
             The same as `unpack`.
         """
+        from ullage.runtime_config import BundleOptions, process_of, runtime_config
+
         options = options or BundleOptions()
         target = Path(directory).absolute()
         with self._source(image, rootless=rootless, target=target) as source:
             config = self.config(source.status)
             process = process_of(config, options)
-            with fresh_directory(target, durable=durable) as bundle:
-                with made_directory_in(bundle, "rootfs") as root:
+            with layer.fresh_directory(target, durable=durable) as bundle:
+                with layer.made_directory_in(bundle, "rootfs") as root:
                     unpacked = source.fill(root)
                     account = _account(process, root)
                 document = runtime_config(
@@ -143,8 +133,8 @@ class Unpacking(Changing):
                     hostname=source.status.image_id.partition(":")[2][:12],
                     mappings=_mappings() if source.is_rootless else None,
                 )
-                with translated(os.fsencode(target), blames_entry=False):
-                    write_new(bundle, "config.json", json.dumps(document, indent=2).encode() + b"\n")
+                with layer.translated(os.fsencode(target), blames_entry=False):
+                    layer.write_new(bundle, "config.json", json.dumps(document, indent=2).encode() + b"\n")
                     os.fchmod(bundle, 0o700)
                 return unpacked
 
@@ -156,9 +146,11 @@ class Unpacking(Changing):
         Raises:
             TargetExists, StoreError: *target* is no place for it.
         """
+        from ullage.unpacker import layers_of
+
         if target.resolve().is_relative_to(self._files.root.resolve()):
             raise StoreError(f"{target} is in the store", hint="name a directory outside of it")
-        require_free(target)
+        layer.require_free(target)
         with self.hold(image) as status:
             stack = self._repository.stack_of(key_of(image))
             if stack.image.id != status.id:
@@ -212,7 +204,7 @@ class _Source:
     def _composed(self, root: int) -> Unpacked:
         with ExitStack() as stack:
             trees = [stack.enter_context(self._files.trees.open(each.chain_id)) for each in self._layers]
-            result = compose(trees, root)
+            result = layer.compose(trees, root)
         return self._told(
             entries=result.entries,
             space_bytes=result.space_bytes,
@@ -222,23 +214,23 @@ class _Source:
 
     def _unpacked(self, root: int) -> Unpacked:
         blobs = []
-        for layer in self._layers:
-            if not self._files.is_here(layer.digest, layer.size):
+        for each in self._layers:
+            if not self._files.is_here(each.digest, each.size):
                 raise StoreCorrupt(
-                    f"blob {layer.digest} has a row and no file of its size",
+                    f"blob {each.digest} has a row and no file of its size",
                     hint="`ullage check --repair` fetches it again",
                 )
-            blobs.append(LayerBlob(self._files.blob_path(layer.digest), layer.diff_id))
-        options = ApplyOptions.rootless() if self.is_rootless else ApplyOptions()
+            blobs.append(layer.LayerBlob(self._files.blob_path(each.digest), each.diff_id))
+        options = layer.ApplyOptions.rootless() if self.is_rootless else layer.ApplyOptions()
         try:
-            results = unpack_into(blobs, root, options=options)
+            results = layer.unpack_into(blobs, root, options=options)
         except ContentError as error:
             if not isinstance(error, UnsafeLayer):
                 error.hint = _DAMAGED
             raise
         forgiven: Counter[str] = Counter()
-        for each in results:
-            forgiven += each.forgiven
+        for result in results:
+            forgiven += result.forgiven
         return self._told(
             entries=sum(each.entries for each in results),
             space_bytes=sum(each.space_bytes for each in results),
@@ -270,11 +262,13 @@ def _may_give_away() -> bool:
 
 
 def _account(process: Process, root: int) -> Account:
+    from ullage.accounts import resolve_account
+
     files = {}
     for name in ("passwd", "group"):
         path = b"etc/" + name.encode()
-        with translated(path, blames_entry=False):
-            files[name] = read_inside(root, path, max_bytes=_MAX_ACCOUNTS_BYTES) or b""
+        with layer.translated(path, blames_entry=False):
+            files[name] = layer.read_inside(root, path, max_bytes=_MAX_ACCOUNTS_BYTES) or b""
     return resolve_account(process.user, **files)
 
 
@@ -291,6 +285,9 @@ def _mappings() -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
 
 
 def _mapping(path: Path, name: str, uid: int, own: int) -> tuple[IdMapping, ...]:
+    from ullage.accounts import subordinate_ids
+    from ullage.runtime_config import IdMapping
+
     try:
         text = path.read_bytes()
     except OSError:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ullage.errors import PullCancelled
 from ullage.layer.apply import apply_layer, apply_overlay
-from ullage.layer.compose import compose
+from ullage.layer.composing import compose
 from ullage.layer.fresh import fresh_directory
 from ullage.layer.refused import translated
 from ullage.layer.stream import LayerStream
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ullage.digest import Digest
-    from ullage.layer.compose import ComposeResult
+    from ullage.layer.composing import ComposeResult
     from ullage.layer.options import ApplyOptions, Budget, LayerResult
     from ullage.layer.stream import Readable
 
