@@ -309,7 +309,8 @@ class _Blocks:
         self._storage = storage
         self.at = 0
 
-    def take(self, size: int) -> bytes:
+    def take(self, size: int, *, after: int = 0) -> bytes:
+        self.at += after
         data = b""
         while len(data) < size and (more := self._storage.read_at(self.at, size - len(data))):
             data += more

@@ -19,8 +19,8 @@ __all__ = ["Ahead"]
 
 T = TypeVar("T")
 
-#: Items between two stages. With pieces of 256 KiB this is two MiB, and absorbs the writer's pauses.
-_DEPTH: Final = 8
+#: Items between two stages. With pieces of a MiB this is four MiB, and absorbs the writer's pauses.
+_DEPTH: Final = 4
 
 
 class Ahead(Generic[T]):

@@ -190,7 +190,7 @@ class _Applier:
         tree = self._tree
         tree.mtime_ns = entry.mtime_ns
         parent, _, name = path.rpartition(b"/")
-        if name.startswith(_WHITEOUT):
+        if name[:4] == _WHITEOUT:
             self._whiteout(parent, name)
             return
         if not name:
@@ -198,8 +198,9 @@ class _Applier:
                 raise Refused("the root can be nothing but a directory")
             tree.describe_root(entry)
             return
-        descriptor, parent = tree.directory(parent)
-        path = join(parent, name)
+        descriptor, found = tree.directory(parent)
+        if found is not parent:
+            parent, path = found, join(found, name)
         kind = entry.kind
         if kind is _FILE:
             self._file(descriptor, path, name, entry)
@@ -234,7 +235,14 @@ class _Applier:
             if entry.extents is not None:
                 self._write_sparse(file, entry)
             elif size:
-                self._write(file, size)
+                whole = self._stream.part(size)
+                if whole is None:
+                    self._write(file, size)
+                else:
+                    self._reader.unread_bytes = 0
+                    written = os.write(file, whole)
+                    if written < size:
+                        _write_all(file, whole[written:])
             status = os.fstat(file)
             if self._attributes.finish_file(file, entry, status):
                 status = os.fstat(file)
@@ -243,12 +251,10 @@ class _Applier:
             os.close(file)
 
     def _write(self, file: int, size: int) -> None:
+        """
+        Data that does not lie in one part in memory.
+        """
         reader = self._reader
-        whole = self._stream.part(size)
-        if whole is not None:
-            reader.unread_bytes = 0
-            _write_all(file, whole)
-            return
         written = 0
         for part in self._stream.parts(size):
             reader.unread_bytes -= len(part)

@@ -72,6 +72,7 @@ class Attributes:
         self._options = options
         self._keeps = options.ownership == "keep"
         self._maps = bool(options.uid_map or options.gid_map)
+        self._is_plain = self._keeps and not self._maps
         self._max_xattrs_bytes = options.limits.max_xattrs_bytes
         self.forgiven: Counter[str] = Counter()
         #: The mode to make a file with: its own where nothing needs the right to write later.
@@ -112,6 +113,15 @@ class Attributes:
         """
         All of it, for a file that was just written and is open; True when attributes may have changed its size.
         """
+        if (  # most files: made with the mode that they are to have, by whom they are to belong to
+            self._is_plain
+            and not entry.xattrs
+            and status.st_mode & _PERMISSIONS == entry.mode & _PERMISSIONS
+            and status.st_uid == entry.uid
+            and status.st_gid == entry.gid
+        ):
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+            return False
         uid, gid = self.owner(entry) if self._maps else (entry.uid & 0xFFFFFFFF, entry.gid & 0xFFFFFFFF)
         mode = entry.mode & _PERMISSIONS
         changed = False

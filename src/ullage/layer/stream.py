@@ -56,8 +56,10 @@ class LayerStream:
         self._blob_hasher = None if digest is None else Hasher(digest)
         self._expected = diff_id
         self._hasher = Hasher(diff_id or Digest("sha256:" + "0" * 64))
+        #: The piece at hand, and how far it is read.
+        self._piece = b""
         self._view = _NOTHING
-        self._at = 0
+        self._at = self._end = 0
         #: Bytes of the blob that were read, and bytes that came out of it.
         self.compressed_bytes = 0
         self.uncompressed_bytes = 0
@@ -124,21 +126,21 @@ class LayerStream:
 
     def _next(self) -> bool:
         piece = next(self._pieces, b"")
-        self._view, self._at = memoryview(piece), 0
+        self._piece, self._view, self._at, self._end = piece, memoryview(piece), 0, len(piece)
         self.uncompressed_bytes += len(piece)
         return bool(piece)
 
-    def take(self, size: int) -> bytes:
+    def take(self, size: int, *, after: int = 0) -> bytes:
         """
-        Exactly *size* bytes, or what there is before the end.
+        Exactly *size* bytes, *after* so many that are passed over; or what there is before the end.
         """
-        at = self._at
+        at = self._at + after
         end = at + size
-        if end <= len(self._view):
+        if end <= self._end:
             self._at = end
-            return self._view[at:end].tobytes()
-        parts = [bytes(part) for part in self.parts(size)]
-        return b"".join(parts)
+            return self._piece[at:end]
+        self.skip(after)
+        return b"".join(bytes(part) for part in self.parts(size))
 
     def part(self, size: int) -> memoryview | None:
         """
@@ -146,7 +148,7 @@ class LayerStream:
         """
         at = self._at
         end = at + size
-        if end > len(self._view):
+        if end > self._end:
             return None
         self._at = end
         return self._view[at:end]
@@ -158,7 +160,7 @@ class LayerStream:
         Stopping early leaves the rest unread. A part is good until the next one is asked for.
         """
         while size > 0:
-            if self._at >= len(self._view) and not self._next():
+            if self._at >= self._end and not self._next():
                 return
             part = self._view[self._at : self._at + size]
             size -= len(part)
@@ -170,7 +172,7 @@ class LayerStream:
         Pass over *size* bytes; False when the stream ends before.
         """
         end = self._at + size
-        if end <= len(self._view):
+        if end <= self._end:
             self._at = end
             return True
         for part in self.parts(size):

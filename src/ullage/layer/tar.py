@@ -42,8 +42,15 @@ _ZEROS: Final = bytes(_BLOCK)
 #: An extended header or a long name; Go and libarchive stop there too.
 _MAX_SPECIAL_BYTES: Final = 1 << 20
 _MAX_INTEGER: Final = 2**63 - 1
-#: name, mode and ids, size, mtime, chksum, typeflag, linkname, magic with version, the two numbers of a device, rest
-_HEADER = struct.Struct("100s24s12s12s8sc100s8s64x16s167s")
+#: name, mode and ids, size, mtime, chksum, typeflag, linkname, magic with version, the two numbers of a device, rest;
+#: of the three numbers in the middle, the digits and what ends them.
+_HEADER = struct.Struct("100s24s11sB11sB6sBBc100s8s64x16s167s")
+#: Bits of 11 and of 6 octal digits.
+_LONG_BITS: Final = 33
+_SHORT_BITS: Final = 18
+_LONG_MASK: Final = (1 << _LONG_BITS) - 1
+_SHORT_MASK: Final = (1 << _SHORT_BITS) - 1
+_ENDS: Final = (0, 0x20)
 _USTAR: Final = b"ustar\0"
 _GNU: Final = b"ustar  \0"
 _OCTAL: Final = b"01234567"
@@ -63,6 +70,10 @@ class Kind(IntEnum):
     BLOCK_DEVICE = ord("4")
     DIRECTORY = ord("5")
     FIFO = ord("6")
+
+
+#: What most entries are: looking a member up in an enumeration takes time.
+_FILE: Final = Kind.FILE
 
 
 @dataclass(slots=True)
@@ -96,9 +107,9 @@ class Blocks(Protocol):
     Where the bytes come from: `ullage.layer.LayerStream`, or whatever else can go on.
     """
 
-    def take(self, size: int, /) -> bytes:
+    def take(self, size: int, /, *, after: int = 0) -> bytes:
         """
-        Exactly *size* bytes, or what there is before the end.
+        Exactly *size* bytes, *after* so many that are passed over; or what there is before the end.
         """
 
     def skip(self, size: int, /) -> bool:
@@ -150,6 +161,11 @@ class TarReader:
             if block is None:
                 return None
             flag, entry = self._parse(block)
+            if flag == b"0" and not (records or long_name or long_link):  # most entries
+                self._name = entry.name
+                entry.stored_bytes = self.unread_bytes = entry.size
+                self._padding = -entry.size % _BLOCK
+                return entry
             if flag in b"xg":
                 found = parse_records(self._special(entry.size))
                 if flag == b"x":
@@ -172,18 +188,15 @@ class TarReader:
         """
         The next header block, after what is left of the entry before.
         """
-        left = self.unread_bytes + self._padding
-        if left:
-            stream = self._stream
-            if self.unread_bytes and not stream.skip(self.unread_bytes):
-                raise Refused("the stream ends within its data")
-            stream.skip(self._padding)  # may be missing at the very end
-            self.unread_bytes = self._padding = 0
+        if self.unread_bytes and not self._stream.skip(self.unread_bytes):
+            raise Refused("the stream ends within its data")
         self.headers += 1
         self.overhead_bytes += _BLOCK
         if self.headers > self._max_headers or self.overhead_bytes > self._max_overhead_bytes:
             raise Refused(f"no end of headers after {self.headers - 1} of them")
-        block = self._stream.take(_BLOCK)
+        # The padding may be missing at the very end.
+        block = self._stream.take(_BLOCK, after=self._padding)
+        self.unread_bytes = self._padding = 0
         if block == _ZEROS:
             block = self._stream.take(_BLOCK)
             if len(block) == _BLOCK and block != _ZEROS:
@@ -199,35 +212,51 @@ class TarReader:
     # ------------------------------------------------------------------ one header
 
     def _parse(self, block: bytes) -> tuple[bytes, Entry]:
-        name, ids, size, mtime, checksum, flag, link, magic, device, rest = _HEADER.unpack(block)
-        # Three sums of parts that are too short to reach the modulus of Adler's: its lower half is their exact sum.
+        (
+            name, ids, size, size_end, mtime, mtime_end, checksum, checksum_end, last,
+            flag, link, magic, device, rest,
+        ) = _HEADER.unpack(block)  # fmt: skip
+        # Two halves that are too short to reach the modulus of Adler's: its lower 16 bits, less one, are their exact
+        # sums. The field itself counts as blanks.
         total = (
-            adler32(block[:148]) + adler32(block[156:404]) + adler32(block[404:]) - 3 + 8 * 0x20
-        ) & 0xFFFF
-        if _digits(checksum, 6) != total:
-            _require_checksum(block, checksum)
+            (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
+            - sum(checksum) - checksum_end - last + 8 * 0x20
+        )  # fmt: skip
+        numbers = _octal_digits(size + mtime + checksum)
+        if (
+            numbers is not None
+            and numbers & _SHORT_MASK == total
+            and size_end in _ENDS
+            and mtime_end in _ENDS
+            and checksum_end in _ENDS
+        ):
+            size_bytes = numbers >> (_SHORT_BITS + _LONG_BITS)
+            seconds = numbers >> _SHORT_BITS & _LONG_MASK
+        else:
+            if _number(block[148:156]) != total:
+                _require_checksum(block)
+            size_bytes, seconds = _number(block[124:136]), _number(block[136:148])
+        memo = self._memo
+        mode, uid, gid = memo.get(ids) or self._numbers(ids)
+        major, minor = (memo.get(device) or self._numbers(device)) if magic[:5] == b"ustar" else (0, 0)
         name = name.partition(b"\0")[0]
-        mode, uid, gid = self._remembered(ids)
-        major, minor = self._remembered(device) if magic[:5] == b"ustar" else (0, 0)
         if rest[0] or (rest[12] and magic == _GNU):
             name = _with_prefix(name, magic, rest)
         entry = Entry(
-            Kind.FILE, name, link.partition(b"\0")[0], mode, uid, gid,
-            _digits(size, 11), _digits(mtime, 11) * 1_000_000_000, major, minor,
+            _FILE, name, link.partition(b"\0")[0] if link[0] else b"", mode, uid, gid,
+            size_bytes, seconds * 1_000_000_000, major, minor,
         )  # fmt: skip
         if entry.size < 0 and flag not in b"123456":
             raise Refused("a size below nothing")
         return flag, entry
 
-    def _remembered(self, fields: bytes) -> tuple[int, ...]:
+    def _numbers(self, fields: bytes) -> tuple[int, ...]:
         """
-        Numbers in fields of eight bytes. The same few come over and over.
+        Numbers in fields of eight bytes. The same few come over and over, and are remembered.
         """
-        numbers = self._memo.get(fields)
-        if numbers is None:
-            numbers = tuple(_number(fields[at : at + 8]) for at in range(0, len(fields), 8))
-            if len(self._memo) < _MEMO_LIMIT:
-                self._memo[fields] = numbers
+        numbers = tuple(_number(fields[at : at + 8]) for at in range(0, len(fields), 8))
+        if len(self._memo) < _MEMO_LIMIT:
+            self._memo[fields] = numbers
         return numbers
 
     def _settle(self, flag: bytes, entry: Entry, records: dict[bytes, bytes]) -> None:
@@ -311,17 +340,14 @@ _MERGES: Final[dict[bytes, Callable[[bytes], tuple[str, bytes | int]]]] = {
 }
 
 
-def _digits(field: bytes, count: int) -> int:
+def _octal_digits(digits: bytes) -> int | None:
     """
-    A numeric field as nearly every writer fills it, all digits and one end mark; another is read with more care.
+    Numeric fields as nearly every writer fills them, side by side; None where they hold anything but digits.
     """
-    digits = field[:count]
-    if digits.isdigit() and field[count] in b"\0 ":
-        try:
-            return int(digits, 8)
-        except ValueError:
-            pass
-    return _number(field)
+    try:
+        return int(digits, 8) if digits.isdigit() else None
+    except ValueError:  # an 8 or a 9
+        return None
 
 
 def _number(field: bytes) -> int:
@@ -351,13 +377,13 @@ def _binary(field: bytes) -> int:
     return value
 
 
-def _require_checksum(block: bytes, checksum: bytes) -> None:
+def _require_checksum(block: bytes) -> None:
     """
     The sum of the header's bytes, its own field taken for blanks; Sun's tar added them as signed ones.
     """
     blanked = block[:148] + b" " * 8 + block[156:]
     total = sum(blanked)
-    if _octal(checksum) not in (total, total - 256 * sum(each >= 0x80 for each in blanked)):
+    if _octal(block[148:156]) not in (total, total - 256 * sum(each >= 0x80 for each in blanked)):
         raise Refused("no header of a tar: its checksum is wrong")
 
 
