@@ -27,10 +27,11 @@ __all__ = ["Budgets", "Charge", "Course", "Layer"]
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.05
-#: What is reserved beyond what a tree is about to take, so that not every file asks: a quarter more, within these, and
-#: no more than that part of what is available, since of two layers side by side each could refuse the other.
+#: What is reserved beyond what a tree is about to take, so that not every file asks: a quarter more, or of its blob
+#: where that is larger, within these, and no more than that part of what is available, since of two layers side by side
+#: each could refuse the other.
 _STEP_BYTES: Final = (1 << 20, 64 << 20)
-_STEP_INODES: Final = (256, 16384)
+_STEP_INODES: Final = (1024, 16384)
 _PART_OF_AVAILABLE: Final = 16
 
 
@@ -187,7 +188,7 @@ class _Budget:
 
     def reserve(self, space_bytes: int, inodes: int) -> tuple[int, int]:
         self._budgets.check()
-        step = min(self._charge.step_bytes(), _within(space_bytes // 4, _STEP_BYTES))
+        step = min(self._charge.step_bytes(), _within(max(space_bytes, self._layer.size) // 4, _STEP_BYTES))
         ahead = space_bytes + step, inodes + _within(inodes // 4, _STEP_INODES)
         granted_bytes, granted_inodes = self._granted
         try:

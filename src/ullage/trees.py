@@ -108,16 +108,18 @@ class TreeFiles:
         finally:
             os.close(descriptor)
 
-    def sync(self) -> None:
+    @contextmanager
+    def writeback(self) -> Iterator[layer.Writeback]:
         """
-        Make all that was made below durable: one call, however many files.
+        What makes all that is made below durable, from before it is written: however many files, it is one call.
         """
         with translated():
             descriptor = _open(self.root)
-            try:
-                layer.sync_filesystem(descriptor)
-            finally:
-                os.close(descriptor)
+        try:
+            with layer.Writeback(descriptor) as writeback:
+                yield writeback
+        finally:
+            os.close(descriptor)
 
     def publish(self, chain_ids: Iterable[Digest]) -> None:
         """

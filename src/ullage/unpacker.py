@@ -137,6 +137,7 @@ class Unpacker:
             lowers = [stack.enter_context(trees.open(layer.chain_id)) for layer in self._layers[:below]]
             roots = [stack.enter_context(trees.begin(layer.chain_id)) for layer in layers]
             budgets = Budgets(self.charge, layers, stop)
+            writeback = stack.enter_context(trees.writeback())
             sources = [
                 stack.enter_context(_Source(layer, self._open_blob, self._course, budgets.check))
                 for layer in layers
@@ -149,11 +150,12 @@ class Unpacker:
                 roots,
                 lowers=lowers,
                 options=options,
-                budget=budgets.of,
+                budget=lambda number: writeback.of(budgets.of(number)),
                 on_filled=budgets.filled,
                 stop=stop,
             )
-        trees.sync()
+            with translated():
+                writeback.finish()
         made = [
             NewTree(
                 layer.chain_id,

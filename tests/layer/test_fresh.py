@@ -20,7 +20,7 @@ from ullage.layer import fresh_directory
 FILLS = textwrap.dedent("""
     import os, pathlib, sys
     from ullage.layer import fresh_directory
-    with fresh_directory(pathlib.Path(sys.argv[1])) as directory:
+    with fresh_directory(pathlib.Path(sys.argv[1])) as (directory, _):
         os.mkdir("closed", 0, dir_fd=directory)
         os.mkfifo("fifo", dir_fd=directory)
         print("filling", flush=True)
@@ -43,7 +43,7 @@ def filling(target):
 
 
 def fill(target, name="mine"):
-    with fresh_directory(target) as directory:
+    with fresh_directory(target) as (directory, _):
         os.mkdir(name, dir_fd=directory)
 
 
@@ -112,7 +112,7 @@ def test_what_is_another_users_is_left_alone(tmp_path, root):
 
 def test_what_appears_in_its_place_meanwhile_stays(tmp_path):
     def lose(make):
-        with fresh_directory(tmp_path / "target") as directory:
+        with fresh_directory(tmp_path / "target") as (directory, _):
             os.mkdir("mine", dir_fd=directory)
             make(tmp_path / "target")
 

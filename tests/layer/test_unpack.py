@@ -131,7 +131,7 @@ def test_directories_below_a_spread_one_are_ordinary_ones(tmp_path):
 
 def test_an_exception_in_the_block_removes_the_fresh_directory(tmp_path):
     def fill(target):
-        with fresh_directory(target) as directory:
+        with fresh_directory(target) as (directory, _):
             os.mkdir("d", dir_fd=directory)
             os.chmod("d", 0, dir_fd=directory)
             raise KeyError

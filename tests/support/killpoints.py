@@ -24,7 +24,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import ullage.layer
+from ullage.layer import writeback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,7 +201,7 @@ class Points:
             ("scandir", "list"),
         ):
             setattr(os, name, self._on_path(getattr(os, name), kind))
-        ullage.layer.sync_filesystem = self._on_path(ullage.layer.sync_filesystem, "syncfs")
+        writeback.sync_filesystem = self._on_path(writeback.sync_filesystem, "syncfs")
         for name in ("rename", "replace", "link"):
             setattr(os, name, self._on_two_paths(getattr(os, name), "rename"))
         os.open = self._open_descriptor(os.open)  # type: ignore[assignment]

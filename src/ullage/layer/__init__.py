@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ullage.layer.stream import LayerStream as LayerStream
     from ullage.layer.stream import Readable as Readable
     from ullage.layer.syscalls import spread_directories as spread_directories
-    from ullage.layer.syscalls import sync_filesystem as sync_filesystem
     from ullage.layer.tar import Blocks as Blocks
     from ullage.layer.tar import Entry as Entry
     from ullage.layer.tar import Kind as Kind
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from ullage.layer.unpacking import compose_directory as compose_directory
     from ullage.layer.unpacking import unpack as unpack
     from ullage.layer.unpacking import unpack_into as unpack_into
+    from ullage.layer.writeback import Writeback as Writeback
 
 __all__, __getattr__ = names_of(
     __name__,
@@ -60,8 +60,9 @@ __all__, __getattr__ = names_of(
         "reading": ("read_inside", "write_new"),
         "refused": ("translated",),
         "stream": ("LayerStream", "Readable"),
-        "syscalls": ("spread_directories", "sync_filesystem"),
+        "syscalls": ("spread_directories",),
         "tar": ("Blocks", "Entry", "Kind", "TarReader"),
         "unpacking": ("LayerBlob", "apply_overlays", "compose_directory", "unpack", "unpack_into"),
+        "writeback": ("Writeback",),
     },
 )

@@ -57,7 +57,7 @@ def apply_layer(
     """
     Apply a layer on top of what is in *directory*: whiteouts delete there.
 
-    Nothing is durable when this returns (see `sync_filesystem`), and after an exception the directory holds some of
+    Nothing is durable when this returns (see `Writeback`), and after an exception the directory holds some of
     the layer: it is the caller's to remove.
 
     Args:

@@ -23,11 +23,13 @@ from ullage.layer.account import Account
 from ullage.layer.flattened import FlattenedTree
 from ullage.layer.options import Unlimited
 from ullage.layer.refused import translated
-from ullage.layer.syscalls import sync_filesystem
+from ullage.layer.writeback import Writeback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ullage.layer.options import Budget
 
 __all__ = ["fresh_directory", "made_directory_in", "remove_tree", "require_free"]
 
@@ -41,24 +43,29 @@ _FILLING: Final = "rootfs"
 
 
 @contextmanager
-def fresh_directory(target: Path, *, durable: bool = False) -> Iterator[int]:
+def fresh_directory(
+    target: Path, *, budget: Budget | None = None, durable: bool = False
+) -> Iterator[tuple[int, Budget]]:
     """
-    A descriptor of a directory that becomes *target* when the block is left, and is removed when it raises.
+    A directory that becomes *target* when the block is left, and is removed when it raises: a descriptor of it, and
+    *budget* (by default one without end) as it is to be asked while it is filled, so that what is to be *durable* is on
+    its way to the disk meanwhile.
 
     Raises:
         TargetExists: *target* is there, and is no empty directory.
         StoreError: its parent is not there, or (`StoreReadOnly`) nothing may be made in it.
     """
     require_free(target)
+    budget = budget or Unlimited()
     with translated(os.fsencode(target), blames_entry=False):
         _remove_stale(target)
         workplace, lock = _make_workplace(target)
     try:
-        with made_directory_in(lock, _FILLING) as directory:
-            yield directory
+        with made_directory_in(lock, _FILLING) as directory, Writeback(directory) as writeback:
+            yield directory, writeback.of(budget) if durable else budget
             with translated(os.fsencode(target), blames_entry=False):
                 if durable:
-                    sync_filesystem(directory)
+                    writeback.finish()
                 _rename(workplace / _FILLING, target)
                 if durable:
                     _sync(target.parent)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from zlib import adler32
 
 from ullage.errors import UnsafeLayer
+from ullage.layer.fields import number, octal, octal_digits
 from ullage.layer.pax import (
     XATTR_PREFIX,
     Extents,
@@ -41,7 +42,6 @@ _BLOCK: Final = 512
 _ZEROS: Final = bytes(_BLOCK)
 #: An extended header or a long name; Go and libarchive stop there too.
 _MAX_SPECIAL_BYTES: Final = 1 << 20
-_MAX_INTEGER: Final = 2**63 - 1
 #: name, mode and ids, size, mtime, chksum, typeflag, linkname, magic with version, the two numbers of a device, rest;
 #: of the three numbers in the middle, the digits and what ends them.
 _HEADER = struct.Struct("100s24s11sB11sB6sBBc100s8s64x16s167s")
@@ -53,7 +53,6 @@ _SHORT_MASK: Final = (1 << _SHORT_BITS) - 1
 _ENDS: Final = (0, 0x20)
 _USTAR: Final = b"ustar\0"
 _GNU: Final = b"ustar  \0"
-_OCTAL: Final = b"01234567"
 #: Fields that hold the same few values over and over are looked up; more than this would be somebody's attack.
 _MEMO_LIMIT: Final = 4096
 
@@ -222,7 +221,7 @@ class TarReader:
             (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
             - sum(checksum) - checksum_end - last + 8 * 0x20
         )  # fmt: skip
-        numbers = _octal_digits(size + mtime + checksum)
+        numbers = octal_digits(size + mtime + checksum)
         if (
             numbers is not None
             and numbers & _SHORT_MASK == total
@@ -233,9 +232,9 @@ class TarReader:
             size_bytes = numbers >> (_SHORT_BITS + _LONG_BITS)
             seconds = numbers >> _SHORT_BITS & _LONG_MASK
         else:
-            if _number(block[148:156]) != total:
+            if number(block[148:156]) != total:
                 _require_checksum(block)
-            size_bytes, seconds = _number(block[124:136]), _number(block[136:148])
+            size_bytes, seconds = number(block[124:136]), number(block[136:148])
         memo = self._memo
         mode, uid, gid = memo.get(ids) or self._numbers(ids)
         major, minor = (memo.get(device) or self._numbers(device)) if magic[:5] == b"ustar" else (0, 0)
@@ -254,7 +253,7 @@ class TarReader:
         """
         Numbers in fields of eight bytes. The same few come over and over, and are remembered.
         """
-        numbers = tuple(_number(fields[at : at + 8]) for at in range(0, len(fields), 8))
+        numbers = tuple(number(fields[at : at + 8]) for at in range(0, len(fields), 8))
         if len(self._memo) < _MEMO_LIMIT:
             self._memo[fields] = numbers
         return numbers
@@ -340,50 +339,13 @@ _MERGES: Final[dict[bytes, Callable[[bytes], tuple[str, bytes | int]]]] = {
 }
 
 
-def _octal_digits(digits: bytes) -> int | None:
-    """
-    Numeric fields as nearly every writer fills them, side by side; None where they hold anything but digits.
-    """
-    try:
-        return int(digits, 8) if digits.isdigit() else None
-    except ValueError:  # an 8 or a 9
-        return None
-
-
-def _number(field: bytes) -> int:
-    """
-    A numeric field: octal digits between blanks and NULs, or two's complement where the first bit is set.
-    """
-    return _binary(field) if field[0] & 0x80 else _octal(field)
-
-
-def _octal(field: bytes) -> int:
-    text = field.strip(b" \0")
-    if not text:
-        return 0
-    text = text.partition(b"\0")[0]
-    if text.translate(None, _OCTAL) or len(text) > 21:
-        raise Refused("a number that is none")
-    return int(text, 8)
-
-
-def _binary(field: bytes) -> int:
-    value = int.from_bytes(field, "big") & ((1 << (len(field) * 8 - 1)) - 1)
-    sign = 1 << (len(field) * 8 - 2)
-    if value & sign:
-        value -= sign << 1
-    if not -_MAX_INTEGER - 1 <= value <= _MAX_INTEGER:
-        raise Refused("a number that is too large")
-    return value
-
-
 def _require_checksum(block: bytes) -> None:
     """
     The sum of the header's bytes, its own field taken for blanks; Sun's tar added them as signed ones.
     """
     blanked = block[:148] + b" " * 8 + block[156:]
     total = sum(blanked)
-    if _octal(block[148:156]) not in (total, total - 256 * sum(each >= 0x80 for each in blanked)):
+    if octal(block[148:156]) not in (total, total - 256 * sum(each >= 0x80 for each in blanked)):
         raise Refused("no header of a tar: its checksum is wrong")
 
 
@@ -395,15 +357,15 @@ def _with_prefix(name: bytes, magic: bytes, rest: bytes) -> bytes:
     if magic[:6] == _USTAR:
         is_star = rest[163:167] == b"tar\0"
         if is_star:
-            _number(rest[131:143])
-            _number(rest[143:155])
+            number(rest[131:143])
+            number(rest[143:155])
         prefix = rest[: 131 if is_star else 155].partition(b"\0")[0]
     elif magic == _GNU:
         # GNU's header has times there. Writers of Go before 1.8 put a prefix in their place, and said GNU.
         try:
             for field in (rest[:12], rest[12:24]):
                 if field[0]:
-                    _number(field)
+                    number(field)
         except Refused:
             prefix = rest[:155].partition(b"\0")[0]
             if not prefix.isascii():

@@ -79,8 +79,8 @@ def unpack(
     Raises:
         UnsafeLayer, ContentError, DiskFull, StoreError: as `apply_layer` does. Nothing is left behind.
     """
-    with fresh_directory(target, durable=durable) as directory:
-        return unpack_into(layers, directory, options=options, budget=budget)
+    with fresh_directory(target, budget=budget, durable=durable) as (directory, watched):
+        return unpack_into(layers, directory, options=options, budget=watched)
 
 
 def unpack_into(
@@ -114,8 +114,8 @@ def compose_directory(
     """
     The same from the trees that overlays of layers are: see `compose`.
     """
-    with fresh_directory(target, durable=durable) as directory:
-        return compose(trees, directory, budget=budget)
+    with fresh_directory(target, budget=budget, durable=durable) as (directory, watched):
+        return compose(trees, directory, budget=watched)
 
 
 def apply_overlays(

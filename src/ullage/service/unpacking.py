@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ullage.accounts import Account
     from ullage.blobs import BlobFiles
     from ullage.charge import Layer
+    from ullage.layer import Budget
     from ullage.repository import Stack
     from ullage.runtime_config import BundleOptions, IdMapping, Process
     from ullage.service.handle import ImageLike
@@ -89,9 +90,9 @@ class Unpacking(Changing):
         target = Path(directory).absolute()
         with (
             self._source(image, rootless=rootless, target=target) as source,
-            layer.fresh_directory(target, durable=durable) as root,
+            layer.fresh_directory(target, durable=durable) as (root, budget),
         ):
-            return source.fill(root)
+            return source.fill(root, budget)
 
     def bundle(
         self,
@@ -121,9 +122,9 @@ class Unpacking(Changing):
         with self._source(image, rootless=rootless, target=target) as source:
             config = self.config(source.status)
             process = process_of(config, options)
-            with layer.fresh_directory(target, durable=durable) as bundle:
+            with layer.fresh_directory(target, durable=durable) as (bundle, budget):
                 with layer.made_directory_in(bundle, "rootfs") as root:
-                    unpacked = source.fill(root)
+                    unpacked = source.fill(root, budget)
                     account = _account(process, root)
                 document = runtime_config(
                     config,
@@ -183,13 +184,13 @@ class _Source:
         self._target = target
         self._trees = stack.trees
 
-    def fill(self, root: int) -> Unpacked:
+    def fill(self, root: int, budget: Budget) -> Unpacked:
         """
         Make the empty directory *root* what the image's layers say.
         """
         if self._has_trees():
-            return self._composed(root)
-        return self._unpacked(root)
+            return self._composed(root, budget)
+        return self._unpacked(root, budget)
 
     def _has_trees(self) -> bool:
         """
@@ -201,10 +202,10 @@ class _Source:
             and all(rootless == self.is_rootless and not forgiven for _, rootless, forgiven in self._trees)
         )
 
-    def _composed(self, root: int) -> Unpacked:
+    def _composed(self, root: int, budget: Budget) -> Unpacked:
         with ExitStack() as stack:
             trees = [stack.enter_context(self._files.trees.open(each.chain_id)) for each in self._layers]
-            result = layer.compose(trees, root)
+            result = layer.compose(trees, root, budget=budget)
         return self._told(
             entries=result.entries,
             space_bytes=result.space_bytes,
@@ -212,7 +213,7 @@ class _Source:
             inodes=result.inodes,
         )
 
-    def _unpacked(self, root: int) -> Unpacked:
+    def _unpacked(self, root: int, budget: Budget) -> Unpacked:
         blobs = []
         for each in self._layers:
             if not self._files.is_here(each.digest, each.size):
@@ -223,7 +224,7 @@ class _Source:
             blobs.append(layer.LayerBlob(self._files.blob_path(each.digest), each.diff_id))
         options = layer.ApplyOptions.rootless() if self.is_rootless else layer.ApplyOptions()
         try:
-            results = layer.unpack_into(blobs, root, options=options)
+            results = layer.unpack_into(blobs, root, options=options, budget=budget)
         except ContentError as error:
             if not isinstance(error, UnsafeLayer):
                 error.hint = _DAMAGED
