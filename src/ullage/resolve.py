@@ -197,19 +197,32 @@ class Resolver:
             NoMatchingPlatform, UnsupportedContent, ContentError: what it sent cannot be pulled.
         """
         ref, asked_digest = self._target.ref, self._target.digest
-        head = self._repo.head_manifest(ref)
+        # That one image is here says nothing of the other platforms'.
+        may_be_here = not (self._look_only or self._every)
+        # What nobody has heard of here has to be fetched, whatever a HEAD says: that would be a round trip for nothing.
+        head = self._repo.head_manifest(ref) if self._heard_of() else None
         if head is not None:
             # What was asked for by digest is held to that, whatever the registry calls it.
             digest = asked_digest or head.digest
-            # That one image is here says nothing of the other platforms'.
-            if not (self._look_only or self._every) and (here := self._here(digest)) is not None:
+            if may_be_here and (here := self._here(digest)) is not None:
                 return here
             raw, media_type = self._document(digest, head.media_type)
-        else:
-            fetched = self._repo.get_manifest(ref)
-            raw, media_type = fetched.raw, fetched.media_type
-            digest = asked_digest or fetched.digest or digest_of(raw)
-        return self._plan(parse_document(raw, media_type=media_type, digest=digest))
+            return self._plan(parse_document(raw, media_type=media_type, digest=digest))
+        fetched = self._repo.get_manifest(ref)
+        digest = asked_digest or fetched.digest or digest_of(fetched.raw)
+        top = parse_document(fetched.raw, media_type=fetched.media_type, digest=digest)
+        if may_be_here and (here := self._here(top.digest)) is not None:
+            return here
+        return self._plan(top)
+
+    def _heard_of(self) -> bool:
+        """
+        Whether what is asked for may be here as it is: the digest, or an image that the name has denoted.
+        """
+        if (digest := self._target.digest) is not None:
+            return self._repository.ready(digest)
+        reference = self._target.reference
+        return reference is None or self._repository.find(str(reference)) is not None
 
     def _here(self, digest: Digest) -> ImageStatus | None:
         """

@@ -65,7 +65,7 @@ def test_a_first_pull_asks_once_for_each_thing(store, registry):
 
     store.pull_image(image.reference)
 
-    assert counts(registry) == Counts(1, 1, 4, 0, 0, bytes_of(image))
+    assert counts(registry) == Counts(0, 1, 4, 0, 0, bytes_of(image))
     assert registry.connections <= 4, "one to resolve, kept, and three at once"
 
 
@@ -75,7 +75,30 @@ def test_a_first_pull_behind_tokens_buys_one(store):
 
         store.pull_image(image.reference, auth=ALICE)
 
-        assert counts(registry) == Counts(1, 1, 4, 1, 1, bytes_of(image))
+        assert counts(registry) == Counts(0, 1, 4, 1, 1, bytes_of(image))
+
+
+def test_an_unknown_digest_is_one_get_and_a_known_one_is_one_head(store, registry):
+    image = layered(registry, top=b"one").push("1")
+
+    store.pull_image(image.repo_digest)
+    assert counts(registry) == Counts(0, 1, 4, 0, 0, bytes_of(image))
+
+    store.pull_image(image.repo_digest, policy=PullPolicy.ALWAYS)
+    assert counts(registry) == Counts(1, 0, 0, 0, 0, 0)
+
+
+def test_another_tag_of_what_is_here_is_one_manifest(store, registry):
+    """
+    No name says that it is here, so a HEAD would be a round trip more wherever it is not.
+    """
+    image = layered(registry, top=b"one").push("1", "latest")
+    store.pull_image(image.reference)
+    counts(registry)
+
+    store.pull_image(f"{image.name}:latest")
+
+    assert counts(registry) == Counts(0, 1, 0, 0, 0, 0)
 
 
 def test_a_known_tag_with_always_is_one_head(store, registry):
@@ -166,7 +189,7 @@ def test_a_body_that_breaks_in_mid_pull_costs_no_byte_twice(store, registry):
 
     store.pull_image(image.reference)
 
-    assert counts(registry) == Counts(1, 1, 3, 0, 0, bytes_of(image))
+    assert counts(registry) == Counts(0, 1, 3, 0, 0, bytes_of(image))
 
 
 def test_a_registry_without_range_costs_the_blob_once_more(store, registry):
@@ -177,7 +200,7 @@ def test_a_registry_without_range_costs_the_blob_once_more(store, registry):
 
     store.pull_image(image.reference)
 
-    assert counts(registry) == Counts(1, 1, 3, 0, 0, bytes_of(image) + 2_000_000)
+    assert counts(registry) == Counts(0, 1, 3, 0, 0, bytes_of(image) + 2_000_000)
 
 
 def test_a_mirror_that_has_everything_costs_the_registry_nothing(open_store, registry, tmp_path):
@@ -189,5 +212,5 @@ def test_a_mirror_that_has_everything_costs_the_registry_nothing(open_store, reg
 
         store.pull_image("r.example/app:1")
 
-        assert counts(mirror) == Counts(1, 1, 4, 0, 0, bytes_of(image))
+        assert counts(mirror) == Counts(0, 1, 4, 0, 0, bytes_of(image))
         assert registry.requests == []

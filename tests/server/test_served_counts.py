@@ -56,7 +56,7 @@ def test_another_store_asks_once_for_each_thing(counted, open_store, tmp_path, p
 
     assert status.image_id == pulled.image_id
     assert other.manifest(status.id).raw == pulled.manifest.raw
-    assert counted.counts == (1, 1, 3, content_bytes(pulled))
+    assert counted.counts == (0, 1, 3, content_bytes(pulled))
 
 
 def test_another_store_that_has_it_asks_once(counted, open_store, tmp_path, pulled):
@@ -77,7 +77,7 @@ def test_a_layer_that_the_other_store_has_is_not_asked_for(counted, open_store, 
 
     other.pull_image(f"{counted.server.host}/ghcr.io/team/app:1")
 
-    assert counted.counts == (1, 1, 2, content_bytes(pulled) - shared.size)
+    assert counted.counts == (0, 1, 2, content_bytes(pulled) - shared.size)
 
 
 def test_as_a_mirror_it_saves_the_registry_everything(counted, open_store, tmp_path, registry, store, pulled):
@@ -98,7 +98,7 @@ def test_as_a_mirror_it_saves_the_registry_everything(counted, open_store, tmp_p
 
     assert status.image_id == pulled.image_id
     assert registry.requests == []
-    assert counted.counts == (1, 1, 3, content_bytes(pulled))
+    assert counted.counts == (0, 1, 3, content_bytes(pulled))
 
 
 def test_a_mirror_that_has_it_not_sends_the_client_on(counted, open_store, tmp_path, registry):

@@ -68,7 +68,7 @@ def test_a_first_pull_brings_every_blob_and_the_image_in_one(store, image, regis
     assert store.list_images() == [status]
     assert store.used_storage() == image.size
     assert blobs_asked_for(registry) == sorted([image.config.digest, *(each.digest for each in image.layers)])
-    assert registry.count("HEAD") == 1
+    assert registry.count("HEAD") == 0, "what is not here has to be fetched"
 
 
 def test_what_was_pulled_can_be_read_back(store, image):
@@ -290,7 +290,7 @@ def test_a_tag_that_moved_back_costs_one_head(store, registry):
     assert [each.method for each in registry.requests] == ["HEAD"]
 
 
-def test_two_tags_of_one_image_are_one_image_and_the_second_fetches_nothing(store, registry):
+def test_two_tags_of_one_image_are_one_image_and_the_second_fetches_no_blob(store, registry):
     image = builder(registry).push("1", "latest")
     first = store.pull_image(image.reference)
     registry.requests.clear()
@@ -300,7 +300,7 @@ def test_two_tags_of_one_image_are_one_image_and_the_second_fetches_nothing(stor
     assert second.id == first.id
     assert second.repo_tags == (image.reference, f"{image.name}:latest")
     assert second.repo_digests == (image.repo_digest,)
-    assert [each.method for each in registry.requests] == ["HEAD"]
+    assert [each.path for each in registry.requests] == ["/v2/app/manifests/latest"]
     assert store.usage().image_count == 1
 
 
@@ -313,7 +313,7 @@ def test_one_image_in_two_repos_is_one_image_with_a_digest_reference_in_each(sto
 
     assert status.repo_tags == (image.reference, f"{registry.host}/mirror:2")
     assert status.repo_digests == (image.repo_digest, f"{registry.host}/mirror@{image.digest}")
-    assert [each.method for each in registry.requests] == ["HEAD"]
+    assert [each.path for each in registry.requests] == ["/v2/mirror/manifests/2"]
 
 
 def test_a_shared_layer_is_fetched_stored_and_charged_once(store, registry):
