@@ -1,7 +1,7 @@
 """
 One pull, from a reference to an image in the store.
 
-    resolve    HEAD, then the manifest of our platform                            no lock, no row
+    resolve    HEAD of what may be here; the manifest of our platform             no lock, no row
     admit      one transaction: a lease, and a claim on every blob                `ImageRepository.admit`
     fetch      config and layers in parallel: hash, write, sync                   no lock held
     wait       for blobs that another pull fetches; take over when it dies
@@ -58,8 +58,6 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 PARALLEL_FETCHES: Final = 3
-#: At most; what has come is taken. Fewer and larger reads and writes are 7% of what a large blob costs a processor.
-_CHUNK_BYTES: Final = 1 << 20
 _TICK_SECONDS: Final = 0.05
 _SHOWN_SECONDS: Final = 1.0
 #: How long a pull that was cancelled waits for its turn to tidy up; after that it is recovery's to do.
@@ -272,11 +270,8 @@ class Pull:
 
     def _receive(self, ingest: Ingest, digest: Digest, size: int, urls: tuple[str, ...]) -> None:
         with self._repo.open_blob(digest, size=size, offset=ingest.received_bytes, urls=urls) as stream:
-            if stream.offset < ingest.received_bytes:
-                ingest.restart()
-            while chunk := stream.read(_CHUNK_BYTES):
-                ingest.write(chunk)
-                self._telling.received[digest] = ingest.received_bytes
+            for received in ingest.receive(stream):
+                self._telling.received[digest] = received
 
     def _publish(self, token: str) -> None:
         if self._arrived:
@@ -355,18 +350,14 @@ class Pull:
     # ------------------------------------------------------------------ complete, or not
 
     def _new_image(self, plan: Plan) -> NewImage:
-        image = self._images.get(plan.manifest.digest)
-        if image is None:
-            image = self._images[plan.manifest.digest] = plan.image(self._config(plan))
+        if (image := self._images.get(plan.manifest.digest)) is None:
+            config, raw = plan.manifest.config, None
+            if is_image_config(config.media_type) and config.digest in self._arrived:
+                raw = self._files.read_ingest(config.digest)
+            elif is_image_config(config.media_type):
+                raw = self._files.read(config.digest, max_bytes=MAX_DOCUMENT_BYTES)
+            image = self._images[plan.manifest.digest] = plan.image(raw)
         return image
-
-    def _config(self, plan: Plan) -> bytes | None:
-        digest = plan.manifest.config.digest
-        if not is_image_config(plan.manifest.config.media_type):
-            return None
-        if digest in self._arrived:
-            return self._files.read_ingest(digest)
-        return self._files.read(digest, max_bytes=MAX_DOCUMENT_BYTES)
 
     def _abandon(self, token: str, error: BaseException) -> None:
         """
@@ -391,11 +382,9 @@ class Pull:
     # ------------------------------------------------------------------ time and talk
 
     def _until_done(self, future: Future[_T]) -> _T:
-        while True:
-            done, _ = wait([future], timeout=self._tick_seconds())
-            if done:
-                return future.result()
+        while not wait([future], timeout=self._tick_seconds()).done:
             self._check_time()
+        return future.result()
 
     def _tick_seconds(self) -> float:
         if self._deadline is None:
