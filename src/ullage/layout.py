@@ -5,6 +5,10 @@ The store as an OCI image layout: ``oci-layout`` and ``index.json`` in the root,
 once for all that came meanwhile, or when the store is closed, the file is written beside its place and renamed. It may
 be behind, after a crash for longer: whoever opens the store next, or `ullage index`, makes it right. Nothing here reads
 it but for the state that it was written of.
+
+To work that state out takes a look at each name. So what the database says of itself in one row, its mark, is kept in
+``index.lock`` beside the state that it was found to have then: whoever opens the store and finds both as they were is
+done. What is there is no more than a memory, and may be lost.
 """
 
 from __future__ import annotations
@@ -79,7 +83,13 @@ class LayoutIndex:
         Whether the file is behind as the store is opened: somebody died, or typed in the shell.
         """
         try:
-            if self._written_state() != self._repository.layout_state():
+            written = self._written_state()
+            if self._remembered() == f"{self._repository.layout_mark()} {written}":
+                return
+            mark, state = self._repository.layout_state()
+            if state == written:
+                self._remember(mark, state)
+            else:
                 self.note()
         except ImageError as error:
             _log.info("nobody can say whether %s is behind: %s", INDEX, error)
@@ -168,18 +178,24 @@ class LayoutIndex:
                     f"another process has been writing {INDEX} for {timeout_seconds:g} s",
                     waited_seconds=timeout_seconds,
                 )
-            document = _document(*self._repository.layout_entries())
+            mark, state, entries = self._repository.layout_entries()
+            document = _document(state, entries)
             path = self._root / INDEX
             is_behind = not path.exists() or path.read_bytes() != document
             if is_behind:
                 self._replace(INDEX, document)
+            self._remember(mark, state)
         return is_behind
 
     def _write(self) -> bool:
         with self._turn(_PATIENCE_SECONDS) as lock:
             # Read with the lock: whoever writes last has read last.
-            if lock is not None and self._written_state() != self._repository.layout_state():
-                self._replace(INDEX, _document(*self._repository.layout_entries()))
+            if lock is not None:
+                mark, state = self._repository.layout_state()
+                if self._written_state() != state:
+                    mark, state, entries = self._repository.layout_entries()
+                    self._replace(INDEX, _document(state, entries))
+                self._remember(mark, state)
             return lock is not None
 
     @contextmanager
@@ -205,6 +221,17 @@ class LayoutIndex:
             # Or a power cut could leave an empty file under the name, and that is worse than an old one.
             os.fdatasync(file.fileno())
         beside.rename(self._root / name)
+
+    def _remembered(self) -> str:
+        with translated():
+            try:
+                return (self._root / _LOCK).read_text("ascii", "replace")
+            except FileNotFoundError:
+                return ""
+
+    def _remember(self, mark: str, state: str) -> None:
+        with translated():
+            (self._root / _LOCK).write_text(f"{mark} {state}", "ascii")
 
     def _written_state(self) -> str:
         """

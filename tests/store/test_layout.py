@@ -23,6 +23,7 @@ from ullage import ImageService, StoreReadOnly
 from ullage import layout as layout_module
 from ullage.digest import digest_of
 from ullage.locks import FileLock
+from ullage.repository import ImageRepository
 
 NAME = "org.opencontainers.image.ref.name"
 
@@ -260,9 +261,7 @@ def test_whoever_opens_a_store_next_makes_right_what_the_dead_left_behind(root, 
     ImageService.open(root).close()
     assert "docker.io/library/app:1" in names_of(root)
 
-    with closing(sqlite3.connect(root / "ullage.db")) as shell:
-        shell.execute("UPDATE repo_tags SET reference = 'docker.io/library/typed:1'")
-        shell.commit()
+    typed(root, "UPDATE repo_tags SET reference = 'docker.io/library/typed:1'")
     with ImageService.open(root) as store:
         # A name that changes in its place makes no difference that is looked for: one has to ask.
         assert store.write_index() is True
@@ -271,6 +270,74 @@ def test_whoever_opens_a_store_next_makes_right_what_the_dead_left_behind(root, 
     (root / "index.json").unlink()
     ImageService.open(root).close()
     assert "docker.io/library/typed:1" in names_of(root)
+
+
+def typed(root, statement):
+    """
+    As somebody at the sqlite3 shell does it.
+    """
+    with closing(sqlite3.connect(root / "ullage.db")) as shell:
+        shell.execute(statement)
+        shell.commit()
+
+
+def test_opening_looks_at_no_names_when_nothing_was_changed(root, open_store, source, monkeypatch):
+    """
+    Whatever was found to be right is remembered: at the end of a change, by whoever looked, by whoever asked.
+    """
+    asked = []
+    states = ImageRepository.layout_state
+
+    def layout_state(repository):
+        asked.append(1)
+        return states(repository)
+
+    def opened():
+        asked.clear()
+        open_store().close()
+        return bool(asked)
+
+    with open_store() as store:
+        store.import_images(source)
+    monkeypatch.setattr(ImageRepository, "layout_state", layout_state)
+
+    assert not opened()
+    typed(root, "UPDATE store SET ledger = ledger + 1")  # no name
+    assert (opened(), opened()) == (True, False)
+    (root / "index.lock").write_bytes(b"")
+    assert (opened(), opened()) == (True, False)
+    with open_store() as store:
+        store.untag_image("app:1")
+        store.pin_image(store.list_images()[0])
+        assert store.write_index() is True
+    assert not opened()
+    (root / "index.json").write_text("{}")
+    assert (opened(), opened()) == (True, False)
+    assert "docker.io/library/app:1" not in names_of(root)
+
+
+_TYPED_TAG = (
+    "INSERT INTO repo_tags (reference, image_id, manifest_id, digest, updated_at) SELECT"
+    " 'docker.io/library/typed:1', image_id, manifest_id, digest, updated_at FROM repo_tags"
+)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM repo_tags",
+        "UPDATE repo_tags SET reference = 'docker.io/library/typed:1'",
+        _TYPED_TAG,
+        "DELETE FROM images",
+    ],
+)
+def test_what_is_typed_in_the_shell_changes_the_mark(statement, root, open_store, source):
+    with open_store() as store:
+        store.import_images(source)
+        before = store._repository.layout_mark()
+        typed(root, statement)
+
+        assert store._repository.layout_mark() != before
 
 
 def test_a_file_that_cannot_be_written_fails_nobody(root, open_store, source, caplog):

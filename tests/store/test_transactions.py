@@ -194,7 +194,7 @@ METHODS = {
     "register": (nothing, registered, 9),
     "tag": (completed, lambda r: r.tag(1, Reference.parse("mine:1")), 8),
     "untag": (completed, lambda r: r.untag(Reference.parse("example.com/app:1")), 4),
-    "pin": (completed, lambda r: r.pin(1, pinned=True), 3),
+    "pin": (completed, lambda r: r.pin(1, pinned=True), 4),
     "remove": (completed, lambda r: r.remove(1), 7),
     "touch": (completed, lambda r: r.touch([1]), 1),
     "ready": (completed, lambda r: r.ready(CONTENT["layer"]), 1),
@@ -246,6 +246,7 @@ METHODS = {
     "restore_names": (completed, lambda r: r.restore_names([RESTORED]), 8),
     "history": (completed, lambda r: r.history("example.com/app:1"), 2),
     "sources": (completed, lambda r: r.sources(1), 2),
+    "layout_mark": (completed, lambda r: r.layout_mark(), 1),
     "layout_state": (completed, lambda r: r.layout_state(), 1),
     "layout_entries": (completed, lambda r: r.layout_entries(), 4),
     "usage": (completed, lambda r: r.usage(), 1),
@@ -311,6 +312,21 @@ def test_a_method_is_exactly_one_transaction_of_the_kind_that_it_says(name, repo
     assert transaction.end == ("ROLLBACK" if name == "rehearse" else "COMMIT")
     assert transaction.guarded == (transaction.kind == "write"), "old and new releases may share a root"
     assert 1 <= len(transaction.statements) <= most, transaction.statements
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_changes_the_index_changes_its_mark(name, repository):
+    """
+    The mark costs a look-up, and stands for the layout state, which costs a look at each name.
+    """
+    before, call, _ = METHODS[name]
+    before(repository)
+    mark, state = repository.layout_state()
+    assert mark == repository.layout_mark()
+
+    call(repository)
+
+    assert repository.layout_state() == (mark, state) or repository.layout_mark() != mark
 
 
 def test_a_refused_method_is_one_transaction_rolled_back(repository, trace):

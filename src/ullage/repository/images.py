@@ -42,6 +42,7 @@ from ullage.schema import (
     manifests,
     repo_digests,
     repo_tags,
+    store,
 )
 
 if TYPE_CHECKING:
@@ -276,6 +277,7 @@ class Images(Records):
         with self._database.write() as connection:
             status = found(connection, key)
             connection.execute(update(images).where(images.c.id == status.id).values(pinned=int(pinned)))
+            connection.execute(update(store).values(ledger=store.c.ledger + 1))  # no other mark: see `layout`
             return by_id(connection, status.id)
 
     def remove(self, key: ImageKey) -> ImageStatus | None:

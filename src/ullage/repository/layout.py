@@ -12,13 +12,24 @@ from ullage.repository.records import Records
 
 __all__ = ["Layout"]
 
+# Where nothing of this has changed, neither has what follows, and it costs the same in a store of any size: rows are
+# numbered once, the history notes names that go, move and come, the ledger images that come and go, and pins
+# (`Images.pin`). What it misses is typed in the shell: a pin, or another manifest of the same image under a name.
+_MARKED: Final = (
+    "uuid || '.' || ledger"
+    " || '.' || ifnull((SELECT id || '-' || at FROM history ORDER BY id DESC LIMIT 1), '')"
+    " || '.' || ifnull((SELECT group_concat(seq, '-') FROM sqlite_sequence"
+    " WHERE name IN ('images', 'manifests', 'repo_tags', 'repo_digests')), '')"
+)
+_MARK: Final = text(f"SELECT {_MARKED} FROM store")
+
 # Changes whenever a name comes, goes or moves, an image comes or goes, or is pinned or not: rows are numbered once.
 _NAMES: Final = (
     "count(*) || '-' || ifnull(max(id), 0) || '-' || total(id * manifest_id)"
     " || '-' || ifnull(max(updated_at), '')"
 )
 _STATE: Final = text(
-    f"SELECT uuid || '.' || (SELECT {_NAMES} FROM repo_tags) || '.' || (SELECT {_NAMES} FROM repo_digests)"
+    f"SELECT {_MARKED}, uuid || '.' || (SELECT {_NAMES} FROM repo_tags) || '.' || (SELECT {_NAMES} FROM repo_digests)"
     " || '.' || (SELECT count(*) || '-' || ifnull(max(id), 0) || '-' || total(id * id * pinned) FROM images)"
     " || '.' || (SELECT count(*) || '-' || ifnull(max(id), 0) FROM manifests)"
     " FROM store"
@@ -78,18 +89,26 @@ class Layout(Records):
     The part of `ImageRepository` that tells readers from outside what is here.
     """
 
-    def layout_state(self) -> str:
+    def layout_mark(self) -> str:
         """
-        What tells one content of ``index.json`` from another, in printable characters. One read.
+        What has changed when the layout state has, at the cost of a look-up. One read.
         """
         with self._database.read() as connection:
-            return str(connection.execute(_STATE).scalar_one())
+            return str(connection.execute(_MARK).scalar_one())
 
-    def layout_entries(self) -> tuple[str, str]:
+    def layout_state(self) -> tuple[str, str]:
         """
-        That, and the descriptors of the moment, as JSON with commas between: tags, digests, what has no name. One read.
+        The mark, and what tells one content of ``index.json`` from another, in printable characters. One read.
         """
         with self._database.read() as connection:
-            state = str(connection.execute(_STATE).scalar_one())
+            mark, state = connection.execute(_STATE).one()
+            return str(mark), str(state)
+
+    def layout_entries(self) -> tuple[str, str, str]:
+        """
+        Both, and the descriptors of the moment, as JSON with commas between: tags, digests, what has no name. One read.
+        """
+        with self._database.read() as connection:
+            mark, state = connection.execute(_STATE).one()
             parts = [connection.execute(statement).scalar_one() for statement in _STATEMENTS]
-            return state, ",\n".join(part for part in parts if part)
+            return str(mark), str(state), ",\n".join(part for part in parts if part)
