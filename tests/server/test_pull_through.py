@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
 
@@ -358,3 +359,172 @@ def test_a_part_that_has_not_come_yet_is_waited_for(mirror, image, registry):
 
     assert (got.status, got.body) == (206, layer.raw[150_000:150_010])
     assert mirror.asked("GET", f"*/blobs/{layer.digest}") == 1
+
+
+# ---------------------------------------------------------------------- lists
+
+SIGNATURE, PARTS = "application/vnd.example.signature", "application/spdx+json"
+
+
+def refer(registry, subject, kind, **annotations):
+    """
+    An artifact in the repo of *subject* that refers to its manifest.
+    """
+    return (
+        ImageBuilder(registry, subject.repo)
+        .artifact(kind)
+        .annotate(**annotations)
+        .manifest_fields(subject=subject.manifest.descriptor)
+        .push()
+    )
+
+
+def onward(got):
+    """
+    The path of the next page.
+    """
+    found = got.headers["link"]
+    assert found.endswith('>; rel="next"')
+    return found[1:].partition(">")[0]
+
+
+@pytest.fixture
+def tagged(registry, image):
+    """
+    A repo of five tags at the registry.
+    """
+    for tag in ("2", "3", "4", "5"):
+        registry.add_manifest(image.repo, image.manifest.raw, image.manifest.media_type, [tag])
+    return image
+
+
+def test_tags_are_listed_as_the_registry_has_them(mirror, store, tagged, registry):
+    path = f"/v2/team/app/tags/list?ns={registry.host}"
+
+    got = mirror.get(path)
+
+    assert (got.status, got.json) == (200, {"name": "team/app", "tags": ["1", "2", "3", "4", "5"]})
+    store.pull_image(tagged.reference)
+    assert mirror.get(path).json["tags"] == ["1", "2", "3", "4", "5"]
+    assert mirror.get(path, "HEAD").status == 200
+
+
+def test_tags_come_page_by_page_each_with_one_question(mirror, tagged, registry):
+    got = mirror.get(f"/v2/team/app/tags/list?n=2&ns={registry.host}")
+    pages = [got.json["tags"]]
+    while "link" in got.headers:
+        got = mirror.get(onward(got))
+        pages.append(got.json["tags"])
+
+    assert pages == [["1", "2"], ["3", "4"], ["5"]]
+    assert mirror.asked("GET", "*/tags/list") == 3
+    assert mirror.get(f"/v2/team/app/tags/list?last=4&ns={registry.host}").json["tags"] == ["5"]
+    nothing = mirror.get(f"/v2/team/app/tags/list?n=0&ns={registry.host}")
+    assert (nothing.json["tags"], "link" in nothing.headers) == ([], False)
+    assert mirror.get(f"/v2/team/app/tags/list?n=x&ns={registry.host}").codes == ["PAGINATION_NUMBER_INVALID"]
+
+
+def test_a_registry_may_say_in_its_own_words_where_the_next_page_begins(mirror, store, tagged, registry):
+    """
+    Some have a token for it. It comes back to them as it was, and from nobody else can that page be had.
+    """
+    link = {"Link": '</v2/elsewhere/tags/list?token=a%2Fb%26c&n=1>; rel="next"'}
+    registry.inject("*/tags/list", faults.answer(b'{"tags": ["1"]}', headers=link), times=1)
+    store.pull_image(tagged.reference)
+
+    got = mirror.get(f"/v2/team/app/tags/list?n=1&ns={registry.host}")
+    mirror.get(onward(got))
+
+    last = registry.asked[-1]
+    assert (last.path, last.query) == ("/v2/team/app/tags/list", {"token": ["a/b&c"], "n": ["1"]})
+    registry.inject("*", faults.status(503))
+    assert mirror.get(onward(got)).status == 502
+
+
+def test_what_refers_to_an_image_is_listed_as_the_registry_has_it(mirror, registry):
+    image = ImageBuilder(registry, "app").layer({"a": b"a"}).push("1")
+    signature, parts = (refer(registry, image, kind, by=kind) for kind in (SIGNATURE, PARTS))
+    registry.inject("*/referrers/*", faults.referrers(page_size=1))
+    path = f"/v2/app/referrers/{image.manifest.digest}?ns={registry.host}"
+
+    got = mirror.get(path)
+
+    assert (got.status, got.headers["content-type"]) == (200, OCI_INDEX)
+    assert [each["digest"] for each in got.json["manifests"]] == [
+        each.manifest.digest for each in (signature, parts)
+    ]
+    assert got.json["manifests"][0] == signature.manifest.descriptor | {
+        "artifactType": SIGNATURE,
+        "annotations": {"by": SIGNATURE},
+    }
+    chosen = mirror.get(f"{path}&artifactType={quote(PARTS)}")
+    assert [each["artifactType"] for each in chosen.json["manifests"]] == [PARTS]
+    assert chosen.headers["oci-filters-applied"] == "artifactType"
+    # And what is listed can be had.
+    assert bodies(mirror.pull(signature))[0] == signature.manifest.raw
+
+
+def test_a_list_of_what_refers_to_an_image_is_no_longer_than_a_manifest(mirror, registry):
+    image = ImageBuilder(registry, "app").layer({"a": b"a"}).push("1")
+    made = [refer(registry, image, SIGNATURE, number=str(n), filler="x" * 900_000) for n in range(6)]
+    registry.inject("*/referrers/*", faults.referrers(page_size=2))
+
+    got = mirror.get(f"/v2/app/referrers/{image.manifest.digest}?ns={registry.host}")
+    pages = [got.json["manifests"]]
+    assert len(got.body) <= 4 * 1024**2
+    while "link" in got.headers:
+        got = mirror.get(onward(got))
+        pages.append(got.json["manifests"])
+
+    assert [len(each) for each in pages] == [4, 2]
+    assert [each["digest"] for page in pages for each in page] == [each.manifest.digest for each in made]
+
+
+def test_where_the_registry_is_down_what_is_here_is_listed(mirror, store, tagged, registry):
+    signature = refer(registry, tagged, SIGNATURE)
+    store.pull_image(tagged.reference)
+    store.pull_image(signature.repo_digest)
+    registry.inject("*", faults.status(503))
+    tags = f"/v2/team/app/tags/list?ns={registry.host}"
+    referrers = f"/v2/team/app/referrers/{tagged.manifest.digest}?ns={registry.host}"
+
+    assert mirror.get(tags).json["tags"] == ["1"]
+    asked = len(registry.requests)
+    assert [each["digest"] for each in mirror.get(referrers).json["manifests"]] == [signature.manifest.digest]
+    assert mirror.get(tags).json["tags"] == ["1"]
+    assert len(registry.requests) == asked, "it is not asked again at once"
+    assert mirror.get(f"/v2/other/tags/list?ns={registry.host}").status == 502
+    assert mirror.get(f"/v2/other/referrers/{tagged.manifest.digest}?ns={registry.host}").status == 502
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (faults.status(404, "NAME_UNKNOWN"), 404),
+        (faults.status(403, "DENIED", "not you"), 404),
+        (faults.answer(b'{"tags": "all"}'), 502),
+        (faults.answer(b'{"tags": ["../x"]}'), 502),
+        (faults.answer(b"[" * 100_000), 502),
+        (faults.answer(b'{"tags": null}'), 200),
+        (faults.answer(b'{"tags": ["' + b"x" * (5 << 20) + b'"]}'), 502),
+        (faults.answer(b'{"tags": []}', headers={"Link": f'</x?last={"y" * 9000}>; rel="next"'}), 502),
+        (faults.status(405, "UNSUPPORTED"), 404),
+    ],
+    ids=["unknown", "denied", "no list", "no tags", "deep", "null", "long", "long link", "no such API"],
+)
+def test_a_list_that_is_no_list_is_an_error_of_its_own(fault, status, mirror, registry):
+    registry.inject("*", fault)
+
+    got = mirror.get(f"/v2/team/app/tags/list?ns={registry.host}")
+
+    assert got.status == status
+    assert "not you" not in got.body.decode()
+    if status != 200:
+        assert got.codes == ["NAME_UNKNOWN" if status == 404 else "UNKNOWN"]
+
+
+def test_a_registry_that_lists_no_tags_leaves_those_that_are_here(mirror, store, tagged, registry):
+    store.pull_image(tagged.reference)
+    registry.inject("*/tags/list", faults.status(405, "UNSUPPORTED"))
+
+    assert mirror.get(f"/v2/team/app/tags/list?ns={registry.host}").json["tags"] == ["1"]

@@ -4,6 +4,7 @@ What the distribution specification 1.1 has a registry answer to whoever pulls. 
 
 from __future__ import annotations
 
+import json
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
@@ -22,8 +23,10 @@ __all__ = [
     "OCI_INDEX",
     "Wanted",
     "blob_reply",
+    "invalid_count",
     "listing_reply",
     "manifest_reply",
+    "page_reply",
     "read_path",
     "referrers_reply",
 ]
@@ -34,6 +37,8 @@ _OCTETS: Final = "application/octet-stream"
 _MAX_NAME: Final = 255
 #: Entries of one page.
 _MAX_PAGE: Final = 10_000
+#: Of one page of what refers to a manifest: a client need read no more of an index than of any other document.
+_MAX_REFERRERS_BYTES: Final = 4 * 1024**2 - 1024
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 # A host with a port may lead: no client of the specification sends one, and people at curl do.
@@ -151,29 +156,68 @@ def listing_reply(
     ``tags/list`` or ``_catalog``: sorted without regard to case, from ``last`` on, ``n`` of them.
     """
     count, last = asked.first("n"), asked.first("last")
-    if count and not _COUNT.fullmatch(count):
-        return error_reply(HTTPStatus.BAD_REQUEST, "PAGINATION_NUMBER_INVALID", "n is a number")
+    if invalid := invalid_count(asked):
+        return invalid
     rest = [each for each in sorted(entries, key=_order) if not last or _order(each) > _order(last)]
     page: Sequence[str] = rest[: min(int(count), _MAX_PAGE)] if count else rest
-    headers = {}
-    if page and len(page) < len(rest):
-        query = {name: values[0] for name, values in asked.query.items() if name not in {"n", "last"}}
-        onward = urlencode({"n": count, "last": page[-1], **query})
-        headers["Link"] = f'<{asked.path}?{onward}>; rel="next"'
+    more = bool(page) and len(page) < len(rest)
+    onward = {"n": count, "last": page[-1]} | _stated(asked, but={"n", "last"}) if more else None
+    return page_reply(asked, key, page, onward, extra)
+
+
+def invalid_count(asked: Asked) -> Reply | None:
+    """
+    The error to answer where ``n`` is no number.
+    """
+    count = asked.first("n")
+    if not count or _COUNT.fullmatch(count):
+        return None
+    return error_reply(HTTPStatus.BAD_REQUEST, "PAGINATION_NUMBER_INVALID", "n is a number")
+
+
+def page_reply(
+    asked: Asked,
+    key: str,
+    page: Sequence[str],
+    onward: Mapping[str, str] | None,
+    extra: Mapping[str, str] | None = None,
+) -> Reply:
+    """
+    A page of a listing, and with *onward* what to ask for the next one.
+    """
+    headers = {} if onward is None else {"Link": _next(asked, onward)}
     return json_reply({**(extra or {}), key: page}, headers)
 
 
 def referrers_reply(asked: Asked, descriptors: Iterable[dict[str, object]]) -> Reply:
     """
     The manifests that refer to one, as an index; with ``artifactType`` in the query, those of that type.
+
+    More of them than a manifest may be long come page by page.
     """
-    wanted = asked.first("artifactType")
+    wanted, last = asked.first("artifactType"), asked.first("last")
     chosen = [each for each in descriptors if not wanted or each.get("artifactType") == wanted]
-    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": chosen}
+    digests = [str(each["digest"]) for each in chosen]
+    start = digests.index(last) + 1 if last in digests else 0
+    end, room = start, _MAX_REFERRERS_BYTES
+    while end < len(chosen) and (room := room - len(json.dumps(chosen[end])) - 2) >= 0:
+        end += 1
+    end = max(end, min(start + 1, len(chosen)))
     headers = {"Content-Type": OCI_INDEX}
     if wanted:
         headers["OCI-Filters-Applied"] = "artifactType"
+    if end < len(chosen):
+        headers["Link"] = _next(asked, {"last": digests[end - 1]} | _stated(asked, but={"last"}))
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": chosen[start:end]}
     return json_reply(index, headers)
+
+
+def _next(asked: Asked, query: Mapping[str, str]) -> str:
+    return f'<{asked.path}?{urlencode(query)}>; rel="next"'
+
+
+def _stated(asked: Asked, *, but: set[str]) -> dict[str, str]:
+    return {name: values[0] for name, values in asked.query.items() if name not in but}
 
 
 def _order(text: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ullage.registry.repo import RegistryRepo as RegistryRepo
     from ullage.registry.request import Stream as Stream
     from ullage.registry.stream import BlobStream as BlobStream
+    from ullage.registry.tags import TagPage as TagPage
     from ullage.registry.target import RegistryTarget as RegistryTarget
     from ullage.registry.upload import NoChunks as NoChunks
     from ullage.registry.upload import Upload as Upload
@@ -34,6 +35,7 @@ __all__, __getattr__ = names_of(
         "repo": ("RegistryRepo",),
         "request": ("Stream",),
         "stream": ("BlobStream",),
+        "tags": ("TagPage",),
         "target": ("RegistryTarget",),
         "upload": ("NoChunks", "Upload"),
     },

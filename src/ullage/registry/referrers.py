@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ullage.registry.request import Group
     from ullage.registry.transport import Answer
 
-__all__ = ["MAX_REFERRERS", "bounded", "list_referrers", "of_type", "tag_of"]
+__all__ = ["MAX_REFERRERS", "bounded", "list_referrers", "of_type", "onward_query", "tag_of"]
 
 #: Of one manifest: who has more is not listed.
 MAX_REFERRERS: Final = 1000
@@ -60,12 +60,21 @@ def list_referrers(
         applied = [each.strip() for each in answer.header("OCI-Filters-Applied").split(",")]
         found += page if "artifactType" in applied else of_type(page, artifact_type)
         bounded(found, doing)
-        onward = _NEXT.search(answer.header("Link"))
+        onward = onward_query(answer)
         if onward is None:
             return bounded(found, doing)
-        # Only what stands after the question mark is the registry's to say: where to ask is known.
-        query = urlsplit(onward[1]).query
+        query = onward
     raise ContentError(f"{doing}: a list of more than {_MAX_PAGES} pages")
+
+
+def onward_query(answer: Answer) -> str | None:
+    """
+    What to ask for the next page, by the ``Link`` of a page; None at the end.
+
+    Only what stands after the question mark is the registry's to say: where to ask is known.
+    """
+    onward = _NEXT.search(answer.header("Link"))
+    return None if onward is None else urlsplit(onward[1]).query
 
 
 def of_type(found: Iterable[Descriptor], artifact_type: str) -> list[Descriptor]:

@@ -25,9 +25,10 @@ from ullage.registry.peer import Peer
 from ullage.registry.referrers import bounded, list_referrers, of_type, tag_of
 from ullage.registry.stream import BlobStream, Opened
 from ullage.registry.succession import Succession
+from ullage.registry.tags import TagPage, list_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ullage.manifest import Descriptor
     from ullage.registry.patience import Patience
@@ -105,6 +106,23 @@ class RegistryRepo(Succession):
         if not isinstance(index, Index):
             raise InvalidManifest(f"{doing}: the tag {tag_of(digest)} is no index")
         return bounded(of_type(index.manifests, artifact_type), doing)
+
+    def tags(self, query: Mapping[str, str] | None = None) -> TagPage:
+        """
+        A page of the repo's tags: the first, or by *query* a later one (``n`` and ``last`` of the specification).
+
+        Raises:
+            ManifestUnknown: there is no such repo, or the registry lists no tags.
+            ContentError: the list is broken, or longer than any may be.
+            AuthenticationFailed: credentials are missing or refused.
+            RegistryUnavailable: no answer.
+        """
+        doing = f"listing the tags of {self._name}"
+
+        def ask(peer: Peer, patience: Patience) -> TagPage:
+            return list_tags(peer, query or {}, doing=doing, group=self._group, patience=patience)
+
+        return self._ask("tags", ask, doing=doing)
 
     def open_blob(
         self, digest: Digest, *, size: int, offset: int = 0, urls: Sequence[str] = ()

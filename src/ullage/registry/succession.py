@@ -191,4 +191,6 @@ class Succession:
 
 
 def _capability(kind: str) -> str:
+    if kind == "tags":
+        return "resolve"  # a mirror that does not know what tags denote does not know which there are, either
     return kind if kind in {"resolve", "referrers"} else "pull"

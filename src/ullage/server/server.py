@@ -28,8 +28,10 @@ from ullage.httpd import HTTPServer, Logged, error_reply, json_reply
 from ullage.httpd.distribution import (
     Wanted,
     blob_reply,
+    invalid_count,
     listing_reply,
     manifest_reply,
+    page_reply,
     read_path,
     referrers_reply,
 )
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
+    from ullage.document import Descriptor
     from ullage.httpd import Asked, Connection, Limits, Reply
     from ullage.repository import Referrer, ServedContent
     from ullage.service import ImageService
@@ -52,6 +55,8 @@ __all__ = ["ImageServer"]
 _log = logging.getLogger(__name__)
 _HOLD_SECONDS: Final = 30.0
 _MAX_AGE_SECONDS: Final = 60.0
+#: Tags of one page: some registries take more for a mistake.
+_MAX_TAGS: Final = 1000
 
 
 class ImageServer(HTTPServer):
@@ -188,13 +193,55 @@ class ImageServer(HTTPServer):
         return self._reply_list(asked, wanted, repo)
 
     def _reply_list(self, asked: Asked, wanted: Wanted, repo: str) -> Reply:
+        if wanted.kind == "referrers" and not _is_digest(wanted.ref):
+            return _invalid_digest()
+        if self._through.covers(repo):
+            passed = self._reply_listed(asked, wanted, repo)
+            if passed is not None:
+                return passed
         if not self._service.is_repo(repo):
             return _unknown_name(repo)
         if wanted.kind == "tags":
             return listing_reply(asked, "tags", self._service.tags(repo), {"name": wanted.name})
-        if not _is_digest(wanted.ref):
-            return _invalid_digest()
         return referrers_reply(asked, map(_descriptor, self._service.served_referrers(repo, wanted.ref)))
+
+    def _reply_listed(self, asked: Asked, wanted: Wanted, repo: str) -> Reply | None:
+        """
+        What the registry lists; None where what is here has to do.
+        """
+        try:
+            if wanted.kind == "tags":
+                return self._reply_tags(asked, wanted, repo)
+            found = self._through.referrers(repo, Digest(wanted.ref), asked.first("artifactType"))
+        except (ManifestUnknown, AuthenticationFailed) as error:
+            _log.info("%s: %s", repo, error)
+            return error_reply(HTTPStatus.NOT_FOUND, "NAME_UNKNOWN", f"there is nothing of {repo}")
+        except (RegistryUnavailable, PullFailed) as error:
+            _log.warning("%s: %s", repo, error)
+            return error_reply(
+                HTTPStatus.BAD_GATEWAY,
+                "UNKNOWN",
+                f"what there is of {repo} is not to be had from its registry",
+            )
+        return None if found is None else referrers_reply(asked, map(_descriptor, found))
+
+    def _reply_tags(self, asked: Asked, wanted: Wanted, repo: str) -> Reply | None:
+        if invalid := invalid_count(asked):
+            return invalid
+        query = {name: values[0] for name, values in asked.query.items() if name != "ns"}
+        if query.get("n"):
+            query["n"] = str(min(int(query["n"]), _MAX_TAGS))
+        if query.get("n") == "0":
+            return page_reply(asked, "tags", [], None, {"name": wanted.name})
+        page = self._through.tags(repo, query)
+        if page is not None:
+            namespace = {"ns": asked.first("ns")} if asked.first("ns") else {}
+            onward = None if page.onward is None else {**page.onward, **namespace}
+            return page_reply(asked, "tags", page.tags, onward, {"name": wanted.name})
+        if query.keys() <= {"n", "last"}:
+            return None
+        # By the registry's own word for where its next page begins: it alone knows where that is.
+        return error_reply(HTTPStatus.BAD_GATEWAY, "UNKNOWN", f"the registry of {repo} is down")
 
     def _reply_content(self, asked: Asked, wanted: Wanted, repo: str, held: ExitStack) -> Reply:
         of_manifests = wanted.kind == "manifests"
@@ -285,7 +332,7 @@ def _unknown_name(repo: str) -> Reply:
     return error_reply(HTTPStatus.NOT_FOUND, "NAME_UNKNOWN", f"there is nothing of {repo} here")
 
 
-def _descriptor(referrer: Referrer) -> dict[str, object]:
+def _descriptor(referrer: Referrer | Descriptor) -> dict[str, object]:
     return {
         "mediaType": referrer.media_type,
         "digest": referrer.digest,

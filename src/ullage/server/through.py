@@ -3,6 +3,7 @@ A caching mirror: what is asked for and not here is passed on from its registry,
 
     manifest   fetched for whoever asks, verified, passed on; for an image, a pull of it begins
     blob       here: from here; on its way: as it arrives; else from the registry, unstored
+    list       of tags, of what refers to a manifest: as the registry has it; while that is down, what is here
 
 So a client never waits for a whole image, what two of them miss is fetched once, and what does not fit under the
 storage limit is served all the same.
@@ -16,24 +17,34 @@ import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ullage.digest import Digest, digest_of
-from ullage.errors import DigestMismatch, ImageError, InvalidReference, RegistryUnavailable
+from ullage.errors import (
+    DigestMismatch,
+    ImageError,
+    InvalidReference,
+    ManifestUnknown,
+    RegistryUnavailable,
+)
 from ullage.manifest import Index, parse_document
 from ullage.model import PullPolicy
 from ullage.reference import Reference
 from ullage.server.passing import Coming, Passing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
+    from ullage.document import Descriptor
     from ullage.manifest import Manifest
-    from ullage.registry import FetchedManifest
+    from ullage.registry import FetchedManifest, RegistryRepo, TagPage
     from ullage.service import ImageService
 
 __all__ = ["Document", "Through"]
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 #: Pulls at once; each fetches a few blobs in parallel.
@@ -233,6 +244,42 @@ class Through:
         while len(self._documents) > _MAX_DOCUMENTS or self._document_bytes > _MAX_DOCUMENT_BYTES:
             _, gone = self._documents.popitem(last=False)
             self._document_bytes -= len(gone.raw)
+
+    # ------------------------------------------------------------------ lists
+
+    def tags(self, repo: str, query: Mapping[str, str]) -> TagPage | None:
+        """
+        A page of a repo's tags as its registry has them; None where that is down, or lists none, and some are here.
+
+        Raises:
+            ManifestUnknown, AuthenticationFailed, RegistryUnavailable: the registry's answer.
+            PullFailed: it makes no sense.
+        """
+        return self._told(repo, lambda registry: registry.tags(query))
+
+    def referrers(self, repo: str, digest: Digest, artifact_type: str) -> tuple[Descriptor, ...] | None:
+        """
+        What refers to a manifest by its registry's word, as `tags`.
+        """
+        return self._told(repo, lambda registry: registry.referrers(digest, artifact_type=artifact_type))
+
+    def _told(self, repo: str, ask: Callable[[RegistryRepo], _T]) -> _T | None:
+        domain = repo.partition("/")[0]
+        here = self._service.is_repo(repo)
+        if here and time.monotonic() < self._down_until.get(domain, 0.0):
+            return None
+        try:
+            return ask(self._service.upstream(repo))
+        except ManifestUnknown as error:
+            if not here or error.status != HTTPStatus.METHOD_NOT_ALLOWED:
+                raise
+            return None  # it has no such list of anything
+        except RegistryUnavailable as error:
+            if not here:
+                raise
+            self._down_until[domain] = time.monotonic() + DOWN_SECONDS
+            _log.warning("what there is of %s is told as it is here: %s", repo, error)
+            return None
 
     # ------------------------------------------------------------------ pulls
 
