@@ -252,14 +252,15 @@ class Checker:
         return strays if self._repair else may_look("I2", below, strays)
 
     def _strays_in(self, directory: Path, algorithm: str | None) -> Iterator[Problem]:
-        for names in _batches(entry.name for entry in os.scandir(directory)):
-            explained = self._repository.explained(
-                {digest for name in names for digest in _digests_of(name, algorithm)},
-                ingests_only=algorithm is None,
-            )
-            for name in names:
-                if not explained & set(_digests_of(name, algorithm)):
-                    yield from self._stray(directory / name, algorithm)
+        with os.scandir(directory) as entries:
+            for names in _batches(entry.name for entry in entries):
+                explained = self._repository.explained(
+                    {digest for name in names for digest in _digests_of(name, algorithm)},
+                    ingests_only=algorithm is None,
+                )
+                for name in names:
+                    if not explained & set(_digests_of(name, algorithm)):
+                        yield from self._stray(directory / name, algorithm)
 
     def _stray(self, path: Path, algorithm: str | None) -> Iterator[Problem]:
         digests = set(_digests_of(path.name, algorithm))
