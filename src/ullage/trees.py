@@ -101,9 +101,11 @@ class TreeFiles:
             finally:
                 os.close(above)
             path.mkdir()
-            path.chmod(0o755)  # whatever the umask says
             descriptor = _open(path)
         try:
+            with translated():
+                layer.as_if_alone(descriptor)
+                path.chmod(0o755)  # whatever the umask says
             yield descriptor
         finally:
             os.close(descriptor)
@@ -166,12 +168,11 @@ class TreeFiles:
                 self._remove(self._trash / name)
 
     def _move_to_trash(self, path: Path) -> bool:
-        if not os.path.lexists(path):
-            return False
+        # Not looked for first: what cannot be looked at is not gone, and its row is about to be.
         try:
             _move(path, self._trash / f"{path.name}.{secrets.token_hex(4)}")
         except FileNotFoundError:
-            return False  # it went in an attempt that did not get as far as its row
+            return False  # there was none, or it went in an attempt that did not get as far as its row
         return True
 
     def _remove(self, path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import ullage
 
 _HERE = Path(__file__).parent
-_DISK_BYTES = 48 << 20
+_DISK_BYTES = 64 << 20
 _LOG_BYTES = 2 << 30  # a hole, but for what is written
 _TIMEOUT_SECONDS = 420
 #: More processor state than User-Mode Linux before 6.13 can hand back: see xstate.c.
@@ -54,6 +54,7 @@ class Recording:
     base: Path
     log: Path
     states: Path
+    trees: Path
 
 
 def record(folder: Path, *, length: str, mutant: str = "none") -> Recording:
@@ -114,7 +115,7 @@ def record(folder: Path, *, length: str, mutant: str = "none") -> Recording:
     said = output.read_text() if output.exists() else ""
     assert status.exists(), f"User-Mode Linux did not get that far:\n{console[-3000:]}{said[-3000:]}"
     assert status.read_text().strip() == "0", f"the workload failed:\n{said[-3000:]}\n{console[-1500:]}"
-    return Recording(base, log, folder / "states")
+    return Recording(base, log, folder / "states", folder / "trees")
 
 
 def _write_script(folder: Path, length: str, mutant: str) -> None:

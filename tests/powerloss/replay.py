@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import traceback
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treelook import seen
 from workload import state_of
 from writelog import Write, read_log
 
@@ -54,6 +56,7 @@ class Report:
     marks: int = 0
     torn: int = 0
     mounts: int = 0
+    trees: int = 0
     violations: list[str] = field(default_factory=list)
 
     @property
@@ -63,7 +66,8 @@ class Report:
     def __str__(self) -> str:
         return (
             f"{self.points} power cuts ({self.flushes} flushes, {self.forced} writes through, {self.marks} marks, "
-            f"{self.torn} torn), {self.mounts} disks looked at, {len(self.violations)} violations"
+            f"{self.torn} torn), {self.mounts} disks and {self.trees} trees "
+            f"looked at, {len(self.violations)} violations"
         )
 
 
@@ -89,6 +93,7 @@ class _Cut:
         self._states = {0: None} | {
             each["step"]: each for each in map(json.loads, recording.states.read_text().splitlines())
         }
+        self._trees = dict(map(json.loads, recording.trees.read_text().splitlines()))
         self._image, self._copy, self._mounted = folder / "disk", folder / "cut", folder / "mounted"
         self._mounted.mkdir()
         shutil.copyfile(recording.base, self._image)
@@ -145,6 +150,7 @@ class _Cut:
         with _mounted(self._copy, self._mounted):
             root = self._mounted / "store"
             try:
+                torn = [*self._lost_trees(root), *self._torn_trees(root)]
                 with ImageService.open(root, registry=SimulatedRegistry()) as store:
                     state = state_of(store)
                     wrong = "; ".join(
@@ -152,9 +158,44 @@ class _Cut:
                     )
                 if not wrong:
                     check_root(root)
+                wrong = "; ".join(filter(None, (wrong, *torn, *self._torn_trees(root))))
             except (ImageError, OSError, AssertionError) as error:
                 wrong = "".join(traceback.format_exception(error)[-2:])
         return Found(state, wrong)
+
+    def _lost_trees(self, root: Path) -> list[str]:
+        """
+        The trees that have a row and no directory, before anybody recovers: by a copy, since a look recovers as well.
+        """
+        for each in ("ullage.db", "ullage.db-wal"):
+            copy = self._copy.with_name(each)
+            copy.unlink(missing_ok=True)
+            if (root / each).exists():
+                shutil.copyfile(root / each, copy)
+        try:
+            with closing(sqlite3.connect(self._copy.with_name("ullage.db"))) as connection:
+                rows = connection.execute("SELECT chain_id FROM trees WHERE state = 'ready'").fetchall()
+        except sqlite3.Error:
+            return []  # it was being made: what opens the store says what is wrong, if anything is
+        here = {f"sha256:{path.name}" for path in (root / "trees" / "sha256").glob("*")}
+        return [
+            f"I1 tree row without a directory: {chain_id}" for (chain_id,) in rows if chain_id not in here
+        ]
+
+    def _torn_trees(self, root: Path) -> list[str]:
+        """
+        The trees that are not what their layers say, of those that have their names: with a row or still without.
+        """
+        torn = []
+        for path in (root / "trees" / "sha256").glob("*"):
+            self._report.trees += 1
+            here, whole = seen(path), self._trees[f"sha256:{path.name}"]
+            wrong = [each for each in sorted({*here, *whole}) if here.get(each) != whole.get(each)]
+            if wrong:
+                torn.append(
+                    f"I4 tree {path.name[:12]}: {[(e, here.get(e), whole.get(e)) for e in wrong[:3]]}"
+                )
+        return torn
 
     def _judge(self, found: Found, kind: str) -> None:
         place = f"{kind} with step {self._begun} begun and step {self._done} done"

@@ -36,12 +36,23 @@ def test_no_row_outlives_its_bytes_and_nothing_reported_as_done_is_lost(tmp_path
     assert report.violations == []
     assert report.flushes > 50
     assert report.torn > 20
+    assert report.trees > 500
 
 
 @pytest.mark.parametrize(
     ("mutant", "symptom"),
-    [("normal", "not what was reported"), ("unsynced", "I1")],
-    ids=["commits without a sync lose what was reported", "blobs without a sync are outlived by their rows"],
+    [
+        ("normal", "not what was reported"),
+        ("unsynced", "I1"),
+        ("unsynced trees", "I4 tree"),
+        ("row before tree", "I1 tree row"),
+    ],
+    ids=[
+        "commits without a sync lose what was reported",
+        "blobs without a sync are outlived by their rows",
+        "trees without a sync have their names and not their files",
+        "trees without their names are outlived by their rows",
+    ],
 )
 def test_a_protocol_that_is_weaker_is_caught(mutant, symptom, tmp_path, capsys):
     """

@@ -17,12 +17,19 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from treelook import chain_ids, wanted
+
+import ullage.trees
+from support import layers as entries
 from support import registry as faults
-from support.images import ImageBuilder
+from support.images import ImageBuilder, gzip_of, noise
 from support.registry import FaultRegistry
 from ullage import EvictionPolicy, ImageError, ImageService, RegistryClient
+from ullage.digest import digest_of
+from ullage.repository import ImageRepository
+from ullage.trees import TreeFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +40,15 @@ LIMIT = 2000 * KIB
 
 def state_of(store: ImageService) -> dict[str, object]:
     """
-    All that must survive: the limit, and each image with its names, by its id as text (which is what JSON has).
+    All that must survive: the limit, and each image with its names and the bytes of its trees, by its id as text (which
+    is what JSON has).
     """
+    unpacked = {each.id: each.tree_bytes for each in store.image_storage()}
     images = {
-        str(each.id): [each.image_id, each.size, each.pinned, list(each.repo_tags), list(each.repo_digests)]
+        str(each.id): [
+            *(each.image_id, each.size, each.pinned, list(each.repo_tags), list(each.repo_digests)),
+            unpacked[each.id],
+        ]
         for each in store.list_images()
     }
     return {"max": store.usage().max_bytes, "images": images}
@@ -106,6 +118,43 @@ class Workload:
 
         self.step(f"pull {' and '.join(names)} at once", both, atomic=False)
 
+    def files(self, name: str, *layers: bytes) -> str:
+        """
+        An image of these tars. What their trees are to be is told to the host.
+        """
+        builder = ImageBuilder(self._registry, name)
+        for each in layers:
+            builder.raw_layer(gzip_of(each), diff_id=digest_of(each))
+        image = builder.push("1")
+        with (self._folder / "trees").open("a") as file:
+            for chain_id, layer in zip(chain_ids(image.diff_ids), layers, strict=True):
+                file.write(json.dumps([chain_id, wanted(layer)]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return image.reference
+
+    def unpack(self, name: str, *layers: bytes, **how: bool) -> None:
+        reference = self.files(name, *layers)
+        self.step(
+            f"pull and unpack {name}",
+            lambda: self.store.pull_image(reference, unpack=True, **how),
+            atomic="evict" not in how,
+        )
+
+    def unpack_at_once(self, *names: str) -> None:
+        """
+        One layer is of all of them: one makes its tree, the others wait for it. Each commit of one cuts through the
+        trees of the others.
+        """
+        shared = tree_layer("at-once", 20)
+        references = [self.files(name, shared, tree_layer(name, 30)) for name in names]
+
+        def all_of_them() -> None:
+            with ThreadPoolExecutor(len(references)) as executor:
+                list(executor.map(lambda each: self.store.pull_image(each, unpack=True), references))
+
+        self.step(f"pull and unpack {' and '.join(names)} at once", all_of_them, atomic=False)
+
     def reopen(self) -> None:
         def again() -> None:
             self.store.close()
@@ -131,6 +180,7 @@ class Workload:
         self.step("lower the limit", lambda: self.store.set_max_storage(900 * KIB, evict=True))
         self.step("untag", lambda: self.store.untag_image(f"{self._registry.host}/other:2"))
         self.reopen()
+        self.run_trees(length)
         if length == "short":
             return
         self.step("raise the limit", lambda: self.store.set_max_storage(LIMIT))
@@ -148,12 +198,74 @@ class Workload:
         self.pull_at_once("third", "fourth")
         self.reopen()
 
+    def run_trees(self, length: str) -> None:
+        base, app = tree_layer("base", 12), tree_layer("app", 8, hides="base")
+        self.step("raise the limit for trees", lambda: self.store.set_max_storage(3 * LIMIT))
+        self.unpack("rooted", base, app)
+        self.unpack("sibling", base, tree_layer("sibling", 5))
+        stored = self.files("stored", base, tree_layer("stored", 25))
+        self.step("pull stored", lambda: self.store.pull_image(stored))
+        self.step("make the trees of stored", lambda: self.store.make_trees(stored))
+        self.step("remove rooted, whose lowest tree is shared", lambda: self._remove("rooted"))
+        bad = self.files("bad", base, tree_layer("bad", 20), entries.tar(entries.entry(b"x", b"7")))
+        self.step("unpack what has a bad layer", lambda: self._unpack_known(bad), raises=True)
+        self.unpack_at_once("upper", "lower")
+        self.step("remove sibling", lambda: self._remove("sibling"))
+        self.step(
+            "lower the limit over trees",
+            lambda: self.store.set_max_storage(1200 * KIB, evict=True),
+            atomic=False,
+        )
+        self.unpack("roomy", base, tree_layer("roomy", 120), evict=True)
+        self.step("collect trees", self.store.collect)
+        for number in range(4 if length == "long" else 0):
+            self.unpack(f"deep-{number}", base, app, tree_layer(f"deep-{number}", 15), evict=True)
+            self.unpack_at_once(f"wide-{number}", f"broad-{number}", f"far-{number}")
+            self.step("remove again", lambda: self._remove(f"deep-{number}"))  # noqa: B023 -- now
+            self.step("evict trees", lambda: self.store.collect(EvictionPolicy(0.0, 0.0)), atomic=False)
+        self.reopen()
+
+    def _remove(self, name: str) -> None:
+        self.store.remove_image(self._ref(name))
+
+    def _unpack_known(self, reference: str) -> None:
+        self.store.pull_image(reference, unpack=True)
+
     def _hold(self) -> None:
         with self.store.hold(self._ref("one")):
             pass
 
     def _ref(self, name: str) -> str:
         return f"{self._registry.host}/{name}:1"
+
+
+def tree_layer(seed: str, count: int, *, hides: str | None = None) -> bytes:
+    """
+    A tar of *count* files of many sizes, and of one of each other kind.
+    """
+    folder = seed.encode()
+    made = [entries.entry(folder, entries.DIRECTORY, mode=0o750)]
+    for number in range(count):
+        name = b"%s/%03d" % (folder, number)
+        data = noise((37 * number) % 9000, f"{seed}-{number}")
+        made.append(entries.entry(name, data=data, mode=0o4755 if number % 7 == 3 else 0o644))
+    first = folder + b"/000"
+    made += [
+        entries.pax({b"SCHILY.xattr.user.note": folder}),
+        entries.entry(folder + b"/noted", data=b"noted"),
+        entries.entry(folder + b"/again", entries.LINK, link=first),
+        entries.entry(folder + b"/link", entries.SYMLINK, link=b"../elsewhere/" + b"x" * 80),
+        entries.entry(folder + b"/inner", entries.DIRECTORY, mode=0o700),
+        entries.entry(folder + b"/inner/" + b"long" * 40, data=noise(5000, seed)),
+    ]
+    if hides is not None:
+        # Described before, or its metadata would be those of the tree below.
+        above = hides.encode()
+        made += [
+            entries.entry(above, entries.DIRECTORY, mode=0o711),
+            entries.entry(above + b"/.wh.001"),
+        ]
+    return entries.tar(*made)
 
 
 def mark(text: str) -> None:
@@ -186,7 +298,38 @@ def unsynced() -> None:
     os.fdatasync = os.fsync = lambda _descriptor: None  # type: ignore[assignment]
 
 
-MUTANTS = {"none": contextlib.nullcontext, "normal": normal, "unsynced": unsynced}
+def unsynced_trees() -> None:
+    """
+    Trees that are renamed to their chain ids without having been synced.
+    """
+    ullage.trees.sync_filesystem = lambda _descriptor: None
+
+
+def row_before_tree() -> None:
+    """
+    Rows of trees that are committed, and then their directories get their names.
+    """
+    publish, publish_trees = TreeFiles.publish, ImageRepository.publish_trees
+    waiting: list[tuple[TreeFiles, list[Any]]] = []
+
+    def later(files: TreeFiles, ids: Any) -> None:
+        waiting.append((files, list(ids)))
+
+    def rows_first(repository: ImageRepository, token: str, made: Any) -> None:
+        publish_trees(repository, token, made)
+        while waiting:
+            publish(*waiting.pop())
+
+    TreeFiles.publish, ImageRepository.publish_trees = later, rows_first  # type: ignore[method-assign]
+
+
+MUTANTS = {
+    "none": contextlib.nullcontext,
+    "normal": normal,
+    "unsynced": unsynced,
+    "unsynced trees": unsynced_trees,
+    "row before tree": row_before_tree,
+}
 
 
 def main() -> None:

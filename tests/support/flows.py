@@ -7,6 +7,7 @@ A flow says aloud what it was told is done, so that it can be held against what 
 from __future__ import annotations
 
 import errno
+import shutil
 import sys
 import tempfile
 import traceback
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.images import ImageBuilder
+from support.killpoints import OUTSIDE
 from support.turmoil import turmoil
 from ullage import ImageError, ImageService, RegistryClient, SimulatedRegistry, StorageLimitExceeded
 from ullage.demo.registry import LoopbackRegistry
@@ -73,6 +75,26 @@ def _pull(
 ) -> None:
     store.pull_image(reference, evict=evict, unpack=unpack)
     say("pulled", reference)
+
+
+def _make_trees(store: ImageService, say: Callable[..., None], *, reference: str) -> None:
+    store.make_trees(reference)
+    say("pulled", reference)
+
+
+def _unpack(store: ImageService, say: Callable[..., None], *, reference: str, bundle: bool = False) -> None:
+    """
+    Into a directory beside the store. Whatever became of it before: when it is done again, nothing else is left there.
+    """
+    outside = Path(f"{store._files.root}{OUTSIDE}")
+    target, is_again = outside / "made", any(outside.iterdir())
+    if target.exists():
+        shutil.rmtree(target)
+    (store.bundle if bundle else store.unpack)(reference, target)
+    say("unpacked", reference)
+    assert (target / "config.json").exists() == bundle
+    if is_again:
+        assert [each.name for each in outside.iterdir()] == ["made"]
 
 
 def _import(store: ImageService, say: Callable[..., None], *, source: str) -> None:
@@ -143,6 +165,8 @@ def _name(store: ImageService, say: Callable[..., None], *, reference: str, tag:
 FLOWS: dict[str, Callable[..., None]] = {
     "nothing": _nothing,
     "pull": _pull,
+    "make trees": _make_trees,
+    "unpack": _unpack,
     "import": _import,
     "pull what does not fit": _pull_what_does_not_fit,
     "pull what was doomed": _pull_what_was_doomed,
@@ -245,4 +269,4 @@ def _where() -> list[str]:
     ]
 
 
-CODES = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES}
+CODES = {name: getattr(errno, name) for name in ("EIO", "ENOSPC", "EACCES", "EMFILE", "EDQUOT")}

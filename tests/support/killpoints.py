@@ -5,10 +5,9 @@ Dying, failing or stopping at the n-th call: put around a process from outside, 
     points.install()
     points.armed = True
 
-Every call that touches a file of *root*, every SQL statement, every commit is a `Call` (the end of a transaction that
-only read is an "end"). The wrapper records it and,
-when its turn comes, kills the process, raises, or stops it until somebody continues it. It is for processes that end
-soon after: nothing is put back.
+Every call that touches a file of *root*, by its path or by descriptors, every SQL statement, every commit is a `Call`
+(the end of a transaction that only read is an "end"). The wrapper records it and, when its turn comes, kills the
+process, raises, or stops it until somebody continues it. It is for processes that end soon after: nothing is put back.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["CHANGES", "READS", "Action", "Call", "Points"]
+__all__ = ["CHANGES", "OUTSIDE", "READS", "Action", "Call", "Points"]
 
 Action = Literal["record", "die", "fail", "fail on", "fail after", "stop", "step"]
 
@@ -55,6 +54,11 @@ READS = frozenset({"stat", "statvfs", "list", "open", "read", "connect", "pragma
 _SQLITE_IOERR, _SQLITE_FULL, _SQLITE_READONLY = 10, 13, 8
 _DATABASE_FILES = ("ullage.db", "ullage.db-wal", "ullage.db-shm")
 _REAL_OPEN = io.open
+_REAL_READLINK = os.readlink
+_DESCRIPTORS = "/proc/self/fd/"
+
+#: What is called like the root with this after it is watched as well: where a flow makes directories of its own.
+OUTSIDE = ".out"
 
 
 class Call(NamedTuple):
@@ -161,22 +165,27 @@ class Points:
 
     # ------------------------------------------------------------------ paths
 
-    def _below(self, path: object) -> str | None:
+    def _below(self, path: object, directory: int | None = None) -> str | None:
         """
-        The path below the root; None for one that is none of ours.
+        The path below the root, or below the directory beside it (`OUTSIDE`); None for one that is none of ours.
         """
-        if isinstance(path, int):
-            try:
-                path = os.readlink(f"/proc/self/fd/{path}").removesuffix(" (deleted)")  # noqa: PTH115 -- wraps, and must not call what it wraps
-            except OSError:
-                return None
-        text = os.fspath(path)  # type: ignore[call-overload]
+        text = _path_of(path) if isinstance(path, int) else os.fsdecode(path)  # type: ignore[arg-type]
+        if directory is not None and text is not None and not text.startswith("/"):
+            above = _path_of(directory)
+            text = None if above is None else f"{above}/{text}"
+        if text is not None and text.startswith(_DESCRIPTORS):
+            number, _, name = text.removeprefix(_DESCRIPTORS).partition("/")
+            above = _path_of(int(number))
+            text = None if above is None else f"{above}/{name}"
+        if text is None:
+            return None
         if text == self._root:
             return "."
-        if not isinstance(text, str) or not text.startswith(self._root + "/"):
-            return None
-        below = text[len(self._root) + 1 :]
-        return None if below in _DATABASE_FILES else below
+        for above, shown in ((self._root, ""), (self._root + OUTSIDE, f"{OUTSIDE[1:]}/")):
+            if text.startswith(above + "/"):
+                below = shown + text[len(above) + 1 :]
+                return None if below in _DATABASE_FILES else below
+        return None
 
     # ------------------------------------------------------------------ putting it on
 
@@ -186,16 +195,28 @@ class Points:
         """
         for name, kind in (
             ("mkdir", "mkdir"),
+            ("mknod", "create"),
+            ("mkfifo", "create"),
             ("unlink", "unlink"),
             ("remove", "unlink"),
+            ("rmdir", "unlink"),
             ("chmod", "chmod"),
             ("fchmod", "chmod"),
+            ("chown", "chmod"),
+            ("fchown", "chmod"),
+            ("utime", "chmod"),
+            ("setxattr", "chmod"),
+            ("removexattr", "chmod"),
+            ("write", "write"),
+            ("pwrite", "write"),
             ("fsync", "fsync"),
             ("fdatasync", "fdatasync"),
             ("posix_fallocate", "fallocate"),
             ("truncate", "truncate"),
             ("ftruncate", "truncate"),
             ("stat", "stat"),
+            ("lstat", "stat"),
+            ("readlink", "stat"),
             ("statvfs", "statvfs"),
             ("listdir", "list"),
             ("scandir", "list"),
@@ -204,14 +225,15 @@ class Points:
         writeback.sync_filesystem = self._on_path(writeback.sync_filesystem, "syncfs")
         for name in ("rename", "replace", "link"):
             setattr(os, name, self._on_two_paths(getattr(os, name), "rename"))
+        os.symlink = self._symlink(os.symlink)
         os.open = self._open_descriptor(os.open)  # type: ignore[assignment]
         fcntl.flock = self._flock(fcntl.flock)
         io.open = builtins.open = self._open_file  # type: ignore[assignment]
         sqlite3.connect = self._connect(sqlite3.connect)  # type: ignore[assignment]
 
     def _on_path(self, real: Callable[..., Any], kind: str) -> Callable[..., Any]:
-        def wrapped(path: Any, *arguments: Any, **options: Any) -> Any:
-            below = self._below(path)
+        def wrapped(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+            below = self._below(path, options.get("dir_fd"))
             if below is None:
                 return real(path, *arguments, **options)
             return self.around(kind, below, lambda: real(path, *arguments, **options))
@@ -220,20 +242,32 @@ class Points:
 
     def _on_two_paths(self, real: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def wrapped(source: Any, target: Any, **options: Any) -> Any:
-            below = self._below(source)
+            below = self._below(source, options.get("src_dir_fd"))
             if below is None:
                 return real(source, target, **options)
-            what = f"{below} -> {self._below(target)}"
+            what = f"{below} -> {self._below(target, options.get('dst_dir_fd'))}"
             return self.around(kind, what, lambda: real(source, target, **options))
+
+        return wrapped
+
+    def _symlink(self, real: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(target: Any, path: Any, **options: Any) -> None:
+            below = self._below(path, options.get("dir_fd"))
+            if below is None:
+                real(target, path, **options)
+            else:
+                self.around("create", below, lambda: real(target, path, **options))
 
         return wrapped
 
     def _open_descriptor(self, real: Callable[..., int]) -> Callable[..., int]:
         def wrapped(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
-            below = self._below(path)
+            directory = options.get("dir_fd")
+            below = self._below(path, directory)
             if below is None:
                 return real(path, flags, *arguments, **options)
-            kind = "create" if flags & os.O_CREAT and not os.access(path, os.F_OK) else "open"
+            is_new = flags & os.O_CREAT and not os.access(path, os.F_OK, dir_fd=directory)
+            kind = "create" if is_new else "open"
             opened: int = self.around(kind, below, lambda: real(path, flags, *arguments, **options))
             return opened
 
@@ -380,6 +414,13 @@ class _Connection(sqlite3.Connection):
         except sqlite3.Error:
             return None  # there is no such view while a store is being made
         return row
+
+
+def _path_of(descriptor: int) -> str | None:
+    try:
+        return _REAL_READLINK(f"{_DESCRIPTORS}{descriptor}").removesuffix(" (deleted)")
+    except OSError:
+        return None
 
 
 def _kind_of(sql: str) -> str:

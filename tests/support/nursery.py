@@ -161,7 +161,8 @@ class Nursery:
             arm: when calls begin to count: at the "start", or when the store has been "opened".
             mutants: names of `support.mutants`.
             options: of `ImageService.open`.
-            fetches: how many blobs a pull fetches at once; one makes the order of calls the same each time.
+            fetches: how many blobs a pull fetches, and unpacks, at once; one makes the order of calls the same each
+                time.
         """
         self._count += 1
         report = Path(self._reports.name) / str(self._count)
@@ -253,7 +254,8 @@ def _be_a_child(question: dict[str, Any]) -> None:
 
 
 def _run(question: dict[str, Any]) -> int:
-    import ullage.pull  # noqa: PLC0415 -- imported by the nursery already
+    import ullage.layer.unpacking  # noqa: PLC0415 -- imported by the nursery already
+    import ullage.pull  # noqa: PLC0415
     from support import flows, mutants  # noqa: PLC0415
     from support.killpoints import Points  # noqa: PLC0415
 
@@ -267,6 +269,7 @@ def _run(question: dict[str, Any]) -> int:
     points = Points(root, kinds=kinds, **question["points"])
     points.install()
     ullage.pull.PARALLEL_FETCHES = question["fetches"]  # type: ignore[misc]
+    ullage.layer.unpacking._WORKERS = min(2, question["fetches"])  # type: ignore[misc]
     for name in question["mutants"]:
         mutants.MUTANTS[name]()
     try:

@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.flows import open_store
-from support.images import ImageBuilder, noise
+from support.images import ImageBuilder, gzip_of, noise
+from support.killpoints import OUTSIDE
+from support.layers import DIRECTORY, FIFO, LINK, SYMLINK, entry, pax, tar
+from ullage.digest import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from support.images import Image
     from support.nursery import Child, Nursery
@@ -46,6 +50,7 @@ class Workshop:
         near, far = {"near": noise(900, "near")}, {"far": noise(900, "far")}
         self.near, self.far = self._image("near", near), self._image("far", far)
         self.both = self._image("both", near, far)
+        self.rich = self._rich()
         self._made = 0
         self._templates: dict[str, Path] = {}
 
@@ -53,6 +58,31 @@ class Workshop:
         builder = ImageBuilder(self.registry, name)
         for each in layers:
             builder.layer(each)
+        return builder.push("1")
+
+    def _rich(self) -> Image:
+        """
+        Two layers with something of each kind; the upper one hides, and looks at, what the lower one has.
+        """
+        lower = tar(
+            entry(b"etc", DIRECTORY, mode=0o711, uid=3),
+            entry(b"etc/passwd", data=b"root:x:0:0::/:/bin/sh\n", uid=4, mode=0o4750),
+            entry(b"etc/old", data=b"old"),
+            entry(b"link", SYMLINK, link=b"x" * 80),
+            entry(b"pipe", FIFO),
+            pax({b"SCHILY.xattr.user.note": b"n"}) + entry(b"noted", data=noise(300, "noted")),
+        )
+        upper = tar(
+            entry(b"etc/.wh.old"),
+            entry(b"copy", LINK, link=b"etc/passwd", uid=9),
+            entry(b"etc/new/", DIRECTORY),
+            entry(b"etc/new/.wh..wh..opq"),
+            entry(b"noted", DIRECTORY),
+            entry(b"noted/in", data=noise(70_000, "in")),
+        )
+        builder = ImageBuilder(self.registry, "rich").config(Cmd=["true"])
+        for each in (lower, upper):
+            builder.raw_layer(gzip_of(each), diff_id=digest_of(each))
         return builder.push("1")
 
     def new_root(self) -> Path:
@@ -64,7 +94,13 @@ class Workshop:
         Another store like this one. Nobody has it open. The headroom is left out: it is made again.
         """
         target = self.new_root()
-        if root.exists():
+        Path(f"{target}{OUTSIDE}").mkdir()
+        if (root / "trees").exists():
+            # Devices and fifos may be in them.
+            subprocess.run(["cp", "-a", root, target], check=True)
+            for each in target.glob("headroom*"):
+                each.unlink()
+        elif root.exists():
             shutil.copytree(root, target, ignore=shutil.ignore_patterns("headroom*"))
         return target
 
@@ -220,6 +256,15 @@ def _wrecked(workshop: Workshop, root: Path) -> None:
         )
 
 
+def _half_unpacked(workshop: Workshop, root: Path) -> None:
+    """
+    Somebody died in the middle of the upper tree.
+    """
+    _after_a_death("make trees", "rich", kinds={"create", "mkdir"}, at=14, first=("rich", "near"))(
+        workshop, root
+    )
+
+
 def _damaged(workshop: Workshop, root: Path) -> None:
     """
     One blob is gone, one has other bytes, one that nothing names is gone, and files are here that nobody knows.
@@ -295,6 +340,10 @@ SCENES: dict[str, Scene] = {
             "a removal of what shares layers", "remove", _with("small", "sibling"), {"reference": "@small"}
         ),
         Scene("a pull that unpacks", "pull", _with(), {"reference": "@near", "unpack": True}),
+        Scene("an unpacking of what is here", "make trees", _with("rich"), {"reference": "@rich"}),
+        Scene("an unpacking on top of half a tree", "make trees", _half_unpacked, {"reference": "@rich"}),
+        Scene("a directory of layers", "unpack", _with("rich"), {"reference": "@rich"}),
+        Scene("a bundle of trees", "unpack", _unpacked("rich"), {"reference": "@rich", "bundle": True}),
         Scene("a removal of what is unpacked", "remove", _unpacked("near"), {"reference": "@near"}),
         Scene("a collection", "collect", _littered, arm="start"),
         Scene("a hold", "hold", _with("small"), {"reference": "@small"}),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ullage.layer.account import occupied as occupied
     from ullage.layer.apply import apply_layer as apply_layer
     from ullage.layer.apply import apply_overlay as apply_overlay
+    from ullage.layer.attributes import as_if_alone as as_if_alone
     from ullage.layer.chain import chain_id as chain_id
     from ullage.layer.chain import chain_ids as chain_ids
     from ullage.layer.composing import ComposeResult as ComposeResult
@@ -52,6 +53,7 @@ __all__, __getattr__ = names_of(
     {
         "account": ("occupied",),
         "apply": ("apply_layer", "apply_overlay"),
+        "attributes": ("as_if_alone",),
         "chain": ("chain_id", "chain_ids"),
         "composing": ("ComposeResult", "compose"),
         "decompress": ("decompressed",),

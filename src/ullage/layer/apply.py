@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ullage.errors import ImageError
 from ullage.layer.account import SECTOR_BYTES, Account
-from ullage.layer.attributes import Attributes, path_at
+from ullage.layer.attributes import Attributes, give_default_acl, path_at
 from ullage.layer.flattened import FlattenedTree
 from ullage.layer.options import ApplyOptions, LayerResult, Unlimited
 from ullage.layer.overlay import OverlayTree
@@ -315,7 +315,7 @@ class _Applier:
             if stat.S_ISDIR(status.st_mode):
                 raise Refused("a hard link to a directory")
             if source_path == path:
-                return  # a link to itself: all is as it should be
+                raise Refused("a hard link to itself")
             self._account.expect(0, 0, len(name))
             try:
                 os.link(source_name, name, src_dir_fd=source, dst_dir_fd=descriptor, follow_symlinks=False)
@@ -395,6 +395,8 @@ class _Applier:
             if record.entry.xattrs:
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         else:
+            if record.default_acl is not None:
+                give_default_acl(path_at(descriptor, name), record.default_acl)
             times = (status.st_atime_ns, record.mtime_ns)
             os.utime(name, ns=times, dir_fd=descriptor, follow_symlinks=False)
             if record.mode is not None:

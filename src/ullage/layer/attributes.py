@@ -20,7 +20,16 @@ from ullage.layer.tar import Entry, Kind
 if TYPE_CHECKING:
     from ullage.layer.options import ApplyOptions
 
-__all__ = ["NOTE", "Attributes", "is_overlay_mark", "ownership_note", "path_at"]
+__all__ = [
+    "NOTE",
+    "Attributes",
+    "as_if_alone",
+    "give_default_acl",
+    "is_overlay_mark",
+    "ownership_note",
+    "path_at",
+    "take_default_acl",
+]
 
 #: Where the ids of a file are noted when it cannot have them. https://rootlesscontaine.rs
 NOTE: Final = b"user.rootlesscontainers"
@@ -29,10 +38,11 @@ _OVERLAY: Final = (b"trusted.overlay.", b"user.overlay.")
 #: Labels of the machine that built the layer. They mean nothing here, and the runtime sets its own.
 _DROPPED: Final = (b"security.selinux", b"system.nfs4_acl")
 _ACL: Final = b"system.posix_acl_"
+_DEFAULT_ACL: Final = b"system.posix_acl_default"
 _UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_RIGHT: Final = (errno.EPERM, errno.EACCES)
 #: The filesystem's own limits: ext4 says that there is no space when an inode's attributes do not fit a block.
-_TOO_LARGE: Final = (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EINVAL, errno.EDQUOT)
+_TOO_LARGE: Final = (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EINVAL)
 _PERMISSIONS: Final = 0o7777
 
 
@@ -45,6 +55,48 @@ def path_at(descriptor: int, name: bytes) -> bytes:
     A path for the calls that take no directory descriptor. Only *name* is looked up, and not followed by those calls.
     """
     return b"/proc/self/fd/%d/%s" % (descriptor, name)
+
+
+def take_default_acl(directory: int) -> bytes | None:
+    """
+    Take the ACL away that a directory hands on to what is made in it; what it was, if there was any.
+
+    A layer says what its entries have, and nothing else is to come to them from where they are made.
+    """
+    path = path_at(directory, b".")
+    try:
+        acl = os.getxattr(path, _DEFAULT_ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, *_UNSUPPORTED):
+            return None
+        raise
+    os.removexattr(path, _DEFAULT_ACL)
+    return acl
+
+
+def give_default_acl(path: bytes, acl: bytes) -> None:
+    os.setxattr(path, _DEFAULT_ACL, acl, follow_symlinks=False)
+
+
+def as_if_alone(directory: int) -> None:
+    """
+    Take away what an empty directory was handed by the one above it, and would hand on.
+    """
+    if take_default_acl(directory) is not None:
+        path = path_at(directory, b".")
+        for name in os.listxattr(path):
+            if name.encode().startswith(_ACL):
+                os.removexattr(path, name)
+
+
+def _is_full(error: OSError, target: int | bytes) -> bool:
+    """
+    Whether there was no space for an attribute because there is none at all.
+    """
+    if error.errno != errno.ENOSPC:
+        return False
+    # Of the directory, where there is a name: what that is may be a link.
+    return not os.statvfs(target if isinstance(target, int) else os.path.dirname(target)).f_bavail  # noqa: PTH120 -- bytes
 
 
 def _varint(number: int) -> bytes:
@@ -203,10 +255,10 @@ class Attributes:
                 else:
                     os.setxattr(target, name, value, follow_symlinks=False)
             except OSError as error:
-                self._forgive(error, name)
+                self._forgive(error, name, target)
         return later
 
-    def _forgive(self, error: OSError, name: bytes) -> None:
+    def _forgive(self, error: OSError, name: bytes, target: int | bytes) -> None:
         """
         Attributes that this filesystem does not have are left out, as every engine does, and so are ``user.`` ones of
         what is no file and no directory: the kernel has no place for those.
@@ -219,6 +271,6 @@ class Attributes:
         ):
             self.forgiven[f"xattr {shown}"] += 1
             return
-        if error.errno in _TOO_LARGE:
+        if error.errno in _TOO_LARGE and not _is_full(error, target):
             raise Refused(f"the filesystem does not take its attribute {shown}") from error
         raise error

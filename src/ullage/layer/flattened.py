@@ -8,6 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from ullage.layer.attributes import take_default_acl
 from ullage.layer.refused import Refused
 from ullage.layer.tree import Tree
 from ullage.layer.walk import join
@@ -27,6 +28,18 @@ class FlattenedTree(Tree):
     def __init__(self, root: int, account: Account, *, max_path_bytes: int) -> None:
         super().__init__(root, account, max_path_bytes=max_path_bytes)
         self._touched: set[bytes] = {b""}
+
+    def begin(self) -> None:
+        super().begin()
+        self.entered(b"", self.root)
+
+    def entered(self, path: bytes, descriptor: int) -> None:
+        record = self.directories[path]
+        if record.before_bytes is None:
+            return  # made by this layer, and as it was made until all is in it
+        acl = take_default_acl(descriptor)
+        if acl is not None:
+            record.default_acl = acl
 
     def added(self, parent: bytes, path: bytes) -> None:
         """

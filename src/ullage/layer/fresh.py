@@ -15,11 +15,12 @@ import os
 import re
 import secrets
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from ullage.errors import StoreError, StoreReadOnly, TargetExists
+from ullage.errors import ImageError, StoreError, StoreReadOnly, TargetExists
 from ullage.layer.account import Account
+from ullage.layer.attributes import as_if_alone
 from ullage.layer.flattened import FlattenedTree
 from ullage.layer.options import Unlimited
 from ullage.layer.refused import translated
@@ -70,8 +71,12 @@ def fresh_directory(
                 if durable:
                     _sync(target.parent)
     finally:
-        remove_tree(workplace)  # while the lock is held: nobody else is at it
-        os.close(lock)
+        try:
+            # What cannot be removed is for the next run; it says nothing of what was made, or why not.
+            with suppress(ImageError):
+                remove_tree(workplace)  # while the lock is held: nobody else is at it
+        finally:
+            os.close(lock)
 
 
 @contextmanager
@@ -79,10 +84,13 @@ def made_directory_in(directory: int, name: str) -> Iterator[int]:
     """
     A directory of mode 0755, made in the one that is open, and open itself while the block runs.
     """
-    os.mkdir(name, 0o755, dir_fd=directory)
-    made = os.open(name, _DIRECTORY, dir_fd=directory)
+    with translated(os.fsencode(name), blames_entry=False):
+        os.mkdir(name, 0o755, dir_fd=directory)
+        made = os.open(name, _DIRECTORY, dir_fd=directory)
     try:
-        os.fchmod(made, 0o755)  # whatever the umask says
+        with translated(os.fsencode(name), blames_entry=False):
+            as_if_alone(made)
+            os.fchmod(made, 0o755)  # whatever the umask says
         yield made
     finally:
         os.close(made)

@@ -47,8 +47,8 @@ class Directory:
     What a directory is to become when all that goes into it is there.
 
     ``entry`` is None for one that was there before and has no entry: it gets its time back. ``lower`` is the
-    number of the lower tree that it is to be like. ``mode`` is
-    what to put back where we had to open the directory to ourselves.
+    number of the lower tree that it is to be like. ``mode`` is what to put back where we had to open the directory to
+    ourselves, and ``default_acl`` what would have been handed on to all that is made in it.
     """
 
     entry: Entry | None
@@ -56,6 +56,7 @@ class Directory:
     mtime_ns: int
     lower: int | None = None
     mode: int | None = None
+    default_acl: bytes | None = None
 
 
 def join(parent: bytes, name: bytes) -> bytes:
@@ -304,7 +305,13 @@ class Walk:
                 # Ours, and closed even to us. Its mode comes back with its time.
                 record.mode = stat.S_IMODE(status.st_mode)
                 os.chmod(b"/proc/self/fd/%d" % descriptor, record.mode | FILLING)  # noqa: PTH101 -- no path
+        self.entered(path, descriptor)
         return self._remember(path, descriptor)
+
+    def entered(self, path: bytes, descriptor: int) -> None:
+        """
+        A directory that was there is about to get something. (Flattened ones.)
+        """
 
     def _remember(self, path: bytes, descriptor: int) -> int:
         nodes = self._nodes
