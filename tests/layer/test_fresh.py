@@ -4,6 +4,7 @@ A directory that is there whole, or not at all; and what becomes of what the dea
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -151,3 +152,24 @@ def test_a_directory_that_we_may_not_write_to_is_said(tmp_path, root, monkeypatc
             fill(Path("target"))
     finally:
         os.seteuid(0)
+
+
+def test_what_cannot_be_cleaned_up_is_for_the_next_run(tmp_path, monkeypatch):
+    """
+    It says nothing of what was made, and does not keep the next run, in this very process, from removing it.
+    """
+    real = os.rmdir
+
+    def fails(name, **options):
+        if os.fsdecode(name).endswith(".partial"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(name, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", fails)
+        fill(tmp_path / "target")
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / "target").rename(tmp_path / "other")
+    fill(tmp_path / "target")
+
+    assert sorted(os.listdir(tmp_path)) == ["other", "target"]

@@ -35,6 +35,7 @@ from support.layers import (
     stream,
     tar,
 )
+from support.oddlayers import base256, device
 from ullage.errors import ImageError, UnsafeLayer
 from ullage.layer import ApplyOptions, apply_overlay, compose, occupied
 
@@ -255,6 +256,9 @@ def test_a_device_that_overlayfs_takes_for_a_whiteout_is_refused(tmp_path, root)
 
     with pytest.raises(UnsafeLayer):
         overlay([tar(entry(b"x", CHAR))], tmp_path / "tree0")
+
+    with pytest.raises(UnsafeLayer, match="takes for a whiteout"):
+        overlay([tar(device(base256(4096, 8), base256(1 << 20, 8)))], tmp_path / "tree1")
 
 
 def test_user_marks_are_for_mounts_without_privilege(tmp_path, root):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "powerloss: cuts the power in a User-Mode Linux, for a minute or two")
+    config.addinivalue_line("markers", "powerloss: cuts the power in a User-Mode Linux, for some minutes")
 
 
 def pytest_collection_modifyitems(config, items):

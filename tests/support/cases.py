@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from support.oddlayers import APART, ODD, REFUSED
+
 __all__ = ["PAGE", "page"]
 
 PROJECT = Path(__file__).parents[2]
@@ -28,6 +30,16 @@ cannot say.
 |---|---:|
 """
 
+ODD_HEAD = """
+## Odd ones
+
+Layers of our own, made in `tests/support/oddlayers.py`: combinations that the cases above lack. **A** is our tree,
+**B** another; times of directories do not count. Debian's umoci 0.4.7 and containerd 1.6.20 (its native snapshotter,
+one directory for a stack) were asked; `tests/external/test_odd_layers.py` asks umoci each time.
+
+| case | umoci | containerd | ullage |
+|---|---|---|---|"""
+
 
 def page() -> str:
     data = PROJECT / "tests/data"
@@ -44,8 +56,14 @@ def page() -> str:
         for kind, words in classes.items()
     ]
     rows = [_row(name, cases[name], decisions.get(name)) for name in sorted(cases)]
+    odd = json.loads((data / "layers/odd.json").read_text())
     table = ["", "| case | " + " | ".join((*ENGINES, "ullage")) + " |", "|---|---|---|---|---|---|"]
-    return HEAD + "\n".join([*counts, *table, *rows]) + "\n"
+    beside = [f"| {name} | {' | '.join(odd[name].values())} | {_ours(name)} |" for name in ODD]
+    return HEAD + "\n".join([*counts, *table, *rows, *ODD_HEAD.splitlines(), *beside]) + "\n"
+
+
+def _ours(name: str) -> str:
+    return "**-**" if name in REFUSED else "**A**, as trees another" if name in APART else "**A**"
 
 
 def _row(name, case, decision) -> str:

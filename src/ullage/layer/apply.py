@@ -44,6 +44,8 @@ _BLOCK_MASK: Final = 4095
 _AT_ONCE_BYTES: Final = 1 << 20
 #: What ext4, xfs, btrfs and tmpfs keep of a link in its inode.
 _SHORT_LINK_BYTES: Final = 59
+_MAJOR_MASK: Final = 0xFFF
+_MINOR_MASK: Final = 0xFFFFF
 _MODES: Final = {Kind.CHARACTER_DEVICE: stat.S_IFCHR, Kind.BLOCK_DEVICE: stat.S_IFBLK}
 
 
@@ -350,11 +352,11 @@ class _Applier:
         if entry.kind is Kind.FIFO:
             os.mkfifo(name, 0o600, dir_fd=descriptor)
             return True
-        self._tree.require_device(entry)
+        # What the kernel has no room for is cut off, as all four engines have it: a device 4096/0 is one 0/0.
+        device = os.makedev(entry.major & _MAJOR_MASK, entry.minor & _MINOR_MASK)
+        self._tree.require_device(entry.kind, device)
         try:
-            os.mknod(
-                name, _MODES[entry.kind] | 0o600, os.makedev(entry.major, entry.minor), dir_fd=descriptor
-            )
+            os.mknod(name, _MODES[entry.kind] | 0o600, device, dir_fd=descriptor)
         except PermissionError as error:
             if self._options.forgive_devices:
                 self._attributes.forgiven["device"] += 1

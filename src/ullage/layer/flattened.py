@@ -15,7 +15,7 @@ from ullage.layer.walk import join
 
 if TYPE_CHECKING:
     from ullage.layer.account import Account
-    from ullage.layer.tar import Entry
+    from ullage.layer.tar import Entry, Kind
 
 __all__ = ["FlattenedTree"]
 
@@ -96,7 +96,7 @@ class FlattenedTree(Tree):
             raise Refused("a hard link to what is not there")
         return descriptor, join(parent, name), name
 
-    def require_device(self, entry: Entry) -> None:
+    def require_device(self, kind: Kind, device: int) -> None:
         """
         Any device may be here.
         """

@@ -320,9 +320,9 @@ class OverlayTree(Tree):
         self._copied.add(path)
         return descriptor
 
-    def require_device(self, entry: Entry) -> None:
+    def require_device(self, kind: Kind, device: int) -> None:
         """
         A device 0/0 in a layer would hide what lies below, which is not what the layer says.
         """
-        if entry.kind is Kind.CHARACTER_DEVICE and not entry.major and not entry.minor:
+        if kind is Kind.CHARACTER_DEVICE and not device:
             raise Refused("a device 0/0, which overlayfs takes for a whiteout")
