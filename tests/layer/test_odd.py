@@ -111,7 +111,7 @@ def test_nothing_is_inherited_from_where_a_directory_is_made(tmp_path):
     except OSError:
         pytest.skip("this filesystem has no ACLs")
 
-    with fresh_directory(above / "made") as directory:
+    with fresh_directory(above / "made") as (directory, _):
         flatten([tar(d(b"d"), f(b"d/f"))], Path(f"/proc/self/fd/{directory}"))
 
     found = snapshot(above / "made")

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from treelook import chain_ids, wanted
 
-import ullage.trees
 from support import layers as entries
 from support import registry as faults
 from support.images import ImageBuilder, gzip_of, noise
 from support.registry import FaultRegistry
 from ullage import EvictionPolicy, ImageError, ImageService, RegistryClient
 from ullage.digest import digest_of
+from ullage.layer import writeback
 from ullage.repository import ImageRepository
 from ullage.trees import TreeFiles
 
@@ -302,7 +302,7 @@ def unsynced_trees() -> None:
     """
     Trees that are renamed to their chain ids without having been synced.
     """
-    ullage.trees.sync_filesystem = lambda _descriptor: None
+    writeback.sync_filesystem = lambda _descriptor: None
 
 
 def row_before_tree() -> None:
@@ -335,6 +335,8 @@ MUTANTS = {
 def main() -> None:
     folder, length, mutant = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     MUTANTS[mutant]()
+    # As if the trees were large: the disk is set to work, and the power goes, in the middle of them.
+    writeback._STEP_BYTES = 128 * KIB  # type: ignore[misc]
     with FaultRegistry() as registry:
         workload = Workload(folder, registry)
         with workload.store:
