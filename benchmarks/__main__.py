@@ -25,11 +25,12 @@ SMALL = {
     "pulls": ["--pairs", "3", "--scale", "0.05"],
     "crowd": ["--pairs", "3", "--most", "16", "--size", "100000"],
     "startup": ["--pairs", "3", "--images", "1000"],
+    "growth": ["--small"],
     "unpack": ["--pairs", "3", "--files", "4000", "--large", "64"],
 }
 PEERS = {"pulls": ["--peers"]}
 #: unpack is nothing without its peers, and takes as long as all the others.
-USUAL = ("engine", "pulls", "crowd", "startup")
+USUAL = ("engine", "pulls", "crowd", "startup", "growth")
 
 
 def scripts() -> list[str]:
