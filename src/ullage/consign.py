@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from ullage.archive import Outgoing
 from ullage.digest import Digest, Hasher, digest_of
-from ullage.errors import DigestMismatch, InvalidManifest, NoMatchingPlatform, SizeMismatch
+from ullage.errors import (
+    DigestMismatch,
+    ImageNotFound,
+    InvalidManifest,
+    NoMatchingPlatform,
+    SizeMismatch,
+)
 from ullage.manifest import (
     MAX_DOCUMENT_BYTES,
     MAX_INDEX_DEPTH,
@@ -48,10 +54,18 @@ class Giver(Protocol):
 
 
 def consign(
-    giver: Giver, ref: str, *, platform: Platform | None, every: bool, names: tuple[str, ...] = ()
+    giver: Giver,
+    ref: str,
+    *,
+    platform: Platform | None,
+    every: bool,
+    sparse: bool = False,
+    names: tuple[str, ...] = (),
 ) -> Outgoing:
     """
     What *ref*, a tag or a digest, is at *giver*: of an index the image of *platform*, or this machine's, or all of it.
+
+    With *sparse*, all of it that is there: the index is the same, and names what does not go with it.
 
     Raises:
         ManifestUnknown: there is no such image.
@@ -62,7 +76,7 @@ def consign(
     named = Digest(ref) if ":" in ref else fetched.digest
     top = parse_document(fetched.raw, media_type=fetched.media_type, digest=named or digest_of(fetched.raw))
     if every:
-        documents = _everything(giver, top)
+        documents = _everything(giver, top, sparse=sparse)
     else:
         documents = [_chosen(giver, top, platform)]
         top = documents[0]
@@ -104,7 +118,7 @@ def _chosen(giver: Giver, top: Manifest | Index, platform: Platform | None) -> M
     return manifest
 
 
-def _everything(giver: Giver, top: Manifest | Index) -> list[Manifest | Index]:
+def _everything(giver: Giver, top: Manifest | Index, *, sparse: bool) -> list[Manifest | Index]:
     found: dict[Digest, Manifest | Index] = {top.digest: top}
     waiting: list[tuple[Index, int]] = [(top, 1)] if isinstance(top, Index) else []
     while waiting:
@@ -117,7 +131,12 @@ def _everything(giver: Giver, top: Manifest | Index) -> list[Manifest | Index]:
             if len(found) >= _MAX_DOCUMENTS:
                 raise InvalidManifest(f"index of more than {_MAX_DOCUMENTS} documents")
             entry.require_supported()
-            raw = giver.get_manifest(entry.digest).raw
+            try:
+                raw = giver.get_manifest(entry.digest).raw
+            except ImageNotFound:
+                if not sparse:
+                    raise
+                continue
             document = parse_document(raw, media_type=entry.media_type, digest=entry.digest)
             found[entry.digest] = document
             if isinstance(document, Index):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from support.archives import NOWHERE, Layout
-from support.images import ImageBuilder, noise
+from support.images import ImageBuilder, noise, push_index
 from support.store import check_root
 from ullage import ImageService
 from ullage.digest import digest_of
@@ -215,6 +215,30 @@ def test_round_trip(tool, form, way, image, layout, root, request, tmp_path):
     # A Docker archive has no manifest, and podman compresses layers anew when it saves them.
     if form != "docker-archive" and (tool, way) != ("podman", "in"):
         assert seen.digest == image.manifest.digest
+
+
+def test_an_index_goes_round_with_skopeo(registry, root, tmp_path):
+    builders = [
+        ImageBuilder(registry, "app", platform=each).layer({"a": each.encode()}).noise_layer(2000)
+        for each in ("linux/amd64", "linux/s390x")
+    ]
+    images = push_index(registry, "app", builders, "1")
+    paths = [tmp_path / "out", tmp_path / "between"]
+    with ImageService.open(root) as store:
+        store.pull_image(images[0].reference, platform="all")
+        store.export_images([images[0].reference], f"oci:{paths[0]}:{NAME}", platform="all")
+
+    skopeo("copy", "--quiet", "--all", f"oci:{paths[0]}:{NAME}", f"oci:{paths[1]}:{NAME}")
+
+    with ImageService.open(tmp_path / "other") as store:
+        store.import_images(paths[1], platform="all")
+        assert {each.image_id for each in store.list_images()} == {each.image_id for each in images}
+        assert {store.manifest(each).digest for each in store.list_images()} == {
+            each.manifest.digest for each in images
+        }
+        store.export_images([NAME], f"oci:{tmp_path / 'again'}:{NAME}", platform="all")
+    (top,) = json.loads((tmp_path / "again/index.json").read_bytes())["manifests"]
+    assert top["digest"] == images[0].index.digest
 
 
 def test_a_change_by_umoci_comes_in(layout, root):

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 
 from support.archives import NOWHERE, DockerSave, Layout, built, saved
-from support.images import ImageBuilder, noise
+from support.images import ImageBuilder, noise, push_index
 from support.store import snapshot
 from ullage import (
     ImageError,
@@ -271,3 +271,103 @@ def test_the_header_of_a_file_of_more_than_eight_gigabytes(tmp_path):
 
     with tarfile.open(tmp_path / "header") as archive:
         assert archive.next().size == 9 << 30
+
+
+# ---------------------------------------------------------------------- several platforms
+
+
+@pytest.fixture
+def platforms(registry):
+    """
+    An index of two platforms at a registry.
+    """
+    builders = [
+        ImageBuilder(registry, "multi", platform=each).layer({"a": each.encode()}).noise_layer(1000)
+        for each in ("linux/amd64", "linux/s390x")
+    ]
+    return push_index(registry, "multi", builders, "1")
+
+
+def blobs_of(path, form):
+    """
+    Its ``index.json``, and its blobs by digest.
+    """
+    files = folder_of(path) if form == "oci" else members(path)
+    index = json.loads(files.pop("index.json"))
+    files.pop("oci-layout")
+    return index["manifests"], {
+        name.removeprefix("blobs/").replace("/", ":"): raw for name, raw in files.items()
+    }
+
+
+@pytest.mark.parametrize("form", ["oci", "oci-archive"])
+def test_an_index_goes_out_with_all_its_platforms_and_comes_back(
+    form, store, open_store, platforms, registry, tmp_path
+):
+    amd64, s390x = platforms
+    store.pull_image(amd64.reference, platform="all")
+
+    store.export_images([amd64.reference], tmp_path / "out", form=form, platform="all")
+
+    ((top,), blobs) = blobs_of(tmp_path / "out", form)
+    assert (top["digest"], top["mediaType"]) == (amd64.index.digest, amd64.index.media_type)
+    assert top["annotations"]["io.containerd.image.name"] == amd64.reference
+    assert blobs == {
+        blob.digest: blob.raw
+        for image in platforms
+        for blob in (image.index, image.manifest, image.config, *image.layers)
+    }
+    registry.requests.clear()
+    other = open_store(tmp_path / "other")
+    other.import_images(tmp_path / "out", platform="all")
+    other.export_images([amd64.reference], tmp_path / "again", form=form, platform="all")
+    assert blobs_of(tmp_path / "again", form)[1] == blobs
+    assert {each.image_id for each in other.list_images()} == {amd64.image_id, s390x.image_id}
+    assert registry.requests == []
+
+
+def test_of_an_index_any_platform_that_is_here_goes_out(store, platforms, tmp_path):
+    amd64, s390x = platforms
+    store.pull_image(amd64.reference, platform="all")
+
+    store.export_images([amd64.reference], tmp_path / "s390x.tar", platform="linux/s390x")
+    store.export_images([amd64.reference], tmp_path / "own.tar")
+
+    assert s390x.manifest.digest in blobs_of(tmp_path / "s390x.tar", "oci-archive")[1]
+    ((top,), blobs) = blobs_of(tmp_path / "own.tar", "oci-archive")
+    assert (top["digest"], len(blobs)) == (amd64.manifest.digest, 4)
+
+
+def test_what_of_an_index_is_not_here_is_named_or_left_out(store, open_store, platforms, tmp_path):
+    amd64, s390x = platforms
+    store.pull_image(amd64.reference, platform="linux/amd64")
+
+    with pytest.raises(ImageNotFound, match=s390x.manifest.digest) as raised:
+        store.export_images([amd64.reference], tmp_path / "out.tar", platform="all")
+    assert "--sparse" in raised.value.hint
+    assert not (tmp_path / "out.tar").exists()
+    store.export_images([amd64.reference], tmp_path / "out.tar", platform="all", sparse=True)
+
+    ((top,), blobs) = blobs_of(tmp_path / "out.tar", "oci-archive")
+    assert top["digest"] == amd64.index.digest
+    assert blobs[amd64.index.digest] == amd64.index.raw
+    assert amd64.manifest.digest in blobs
+    assert s390x.manifest.digest not in blobs
+    other = open_store(tmp_path / "other")
+    (found,) = other.import_images(tmp_path / "out.tar", platform="linux/amd64")
+    assert found.image_id == amd64.image_id
+    with pytest.raises(ImageError):
+        other.import_images(tmp_path / "out.tar", platform="linux/s390x")
+
+
+def test_several_platforms_have_no_place_in_a_docker_archive(store, platforms, tmp_path):
+    store.pull_image(platforms[0].reference, platform="all")
+
+    with pytest.raises(UnsupportedContent):
+        store.export_images(
+            [platforms[0].reference], f"docker-archive:{tmp_path / 'out.tar'}", platform="all"
+        )
+    with pytest.raises(ValueError, match="sparse"):
+        store.export_images([platforms[0].reference], tmp_path / "out.tar", sparse=True)
+
+    assert not (tmp_path / "out.tar").exists()

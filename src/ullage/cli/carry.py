@@ -100,6 +100,7 @@ def import_(
       ullage export app:1 other:2 images.tar       an OCI archive of both
       ullage export app:1 docker-archive:app.tar   for docker load
       ullage export app:1 oci:layout:latest        into an OCI layout, new or not
+      ullage export --platform all app:1 app.tar   the index, and every platform's image
       ullage export app:1 - --format docker-archive | docker load""",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
@@ -110,8 +111,27 @@ def import_(
     type=click.Choice(["oci", "oci-archive", "docker-archive"]),
     help="What to write. Default: what PATH says, else an OCI archive, or a layout where there is a directory.",
 )
+@click.option(
+    "--platform",
+    metavar="OS/ARCH",
+    help="Another platform's image of the index that the image came by; `all` for the index with all that it "
+    "names, which has to be here. Default: the image's own manifest.",
+)
+@click.option(
+    "--sparse",
+    is_flag=True,
+    help="With --platform all: what of the index is here is enough; it goes out as it is, and names what does not.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No summary.")
-def export(*, images: tuple[str, ...], path: str, form: str | None, quiet: bool) -> None:
+def export(
+    *,
+    images: tuple[str, ...],
+    path: str,
+    form: str | None,
+    platform: str | None,
+    sparse: bool,
+    quiet: bool,
+) -> None:
     """
     Write images to a directory or an archive.
 
@@ -123,8 +143,10 @@ def export(*, images: tuple[str, ...], path: str, form: str | None, quiet: bool)
         raise click.UsageError(
             "an archive is not for a terminal: send it somewhere", click.get_current_context()
         )
+    if sparse and platform != "all":
+        raise click.UsageError("--sparse is for --platform all", click.get_current_context())
     with changing(image=images[0]) as service:
-        found = service.export_images(images, path, form=form)
+        found = service.export_images(images, path, form=form, platform=platform, sparse=sparse)
     if not quiet:
         count = len({image.id for image in found})
         say(f"{path}: {count} image{'s' * (count != 1)}")

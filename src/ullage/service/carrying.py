@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ullage import archive
 from ullage.errors import DigestMismatch, InvalidReference, PullCancelled, SizeMismatch, StoreCorrupt
 from ullage.platform import platform_choice
 from ullage.reference import ImageSpec, Reference, parse_normalized
+from ullage.service.consigning import Consigning
 from ullage.service.handle import ImageLike, key_of
 from ullage.service.mounting import Mounting
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from ullage.archive import Listed, Outgoing, Place, Source
     from ullage.digest import Digest
-    from ullage.manifest import Manifest
     from ullage.model import ImageStatus, ProgressCallback
     from ullage.platform import Platform
     from ullage.resolve import Target
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Carrying"]
 
 
-class Carrying(Mounting):
+class Carrying(Mounting, Consigning):
     """
     The part of `ImageService` that is about images in directories and archives.
     """
@@ -110,6 +111,8 @@ class Carrying(Mounting):
         destination: str | os.PathLike[str] | Place,
         *,
         form: str | None = None,
+        platform: str | Platform | None = None,
+        sparse: bool = False,
     ) -> list[ImageStatus]:
         """
         Write images to an OCI layout, an OCI archive or a Docker archive; what they share is in it once.
@@ -117,17 +120,24 @@ class Carrying(Mounting):
         The same images give the same bytes, in whatever order they are named. A file is written beside its place and
         takes it when it is whole; a layout that is there is added to, and its tags move at once. Nobody can remove
         the images meanwhile. An image that is named by a reference gets that name there, one that is named by its id
-        all of its tags. Of an index it is the one platform that is here.
+        all of its tags.
 
         Args:
             destination: ``oci:DIR[:TAG]``, ``oci-archive:FILE[:TAG]``, ``docker-archive:FILE``, or a path; ``-`` is
                 standard output. A path is an OCI archive by default, or a layout where there is a directory. A
                 TAG is the name there of the one image.
             form: ``oci``, ``oci-archive`` or ``docker-archive``, for a destination that does not say.
+            platform: the image's own by default: its manifest, without the index by which it came. ``os/arch`` chooses
+                another one of that index that is here, and ``all`` is the index with all that it names, which has to
+                be here (``pull --platform all``).
+            sparse: with ``all``, what of the index is here is enough. The index is the same to the byte, and names
+                manifests that are not in the layout, which OCI allows.
 
         Raises:
             ImageNotFound: one of them is not here, or its content is kept elsewhere.
             InvalidReference: no images, or several for one TAG.
+            NoMatchingPlatform: there is nothing for *platform*.
+            ValueError: *sparse* without ``all``.
             InvalidArchive: there is a directory that is no layout.
             UnsupportedContent: a Docker archive has no room for what it is.
             StoreCorrupt: a blob is not what its row says.
@@ -137,11 +147,20 @@ class Carrying(Mounting):
         place = _place(destination)
         if form is not None:
             place = place.of(form)
+        asked, every = platform_choice(platform)
+        if sparse and not every:
+            raise ValueError("sparse is for all platforms")
         self._database.require_writable()
         with ExitStack() as held:
             named = list(images)
             statuses = [held.enter_context(self.hold(image)) for image in named]
-            outgoing = self._outgoing(zip(named, statuses, strict=True), place)
+
+            def consigned(key: int | str) -> Outgoing:
+                if asked is None and not every:
+                    return self._own(key)
+                return self._consigned(key, held, platform=asked, every=every, sparse=sparse)
+
+            outgoing = self._outgoing(zip(named, statuses, strict=True), place, consigned)
             writer = archive.open_destination(place)
             try:
                 for each in outgoing:
@@ -156,40 +175,52 @@ class Carrying(Mounting):
                 writer.discard()
         return statuses
 
-    def _outgoing(self, images: Iterable[tuple[ImageLike, ImageStatus]], place: Place) -> list[Outgoing]:
+    def _outgoing(
+        self,
+        images: Iterable[tuple[ImageLike, ImageStatus]],
+        place: Place,
+        consigned: Callable[[int | str], Outgoing],
+    ) -> list[Outgoing]:
         """
-        What goes out, each manifest once, in the order of their digests.
+        What goes out, each manifest and index once, in the order of their digests.
 
         Raises:
             InvalidReference: there is none, or one name for several.
         """
         names: dict[Digest, set[str]] = {}
-        manifests: dict[Digest, Manifest] = {}
+        found: dict[Digest, Outgoing] = {}
         for image, status in images:
             named = self._named(image, status)
             keys: list[int | str] = [*named] or [status.id]
             for key in keys:
-                manifest = self.manifest(key)
-                manifests[manifest.digest] = manifest
-                names.setdefault(manifest.digest, set()).update(named and [str(key)])
-        if not manifests:
+                each = consigned(key)
+                found[each.top.digest] = each
+                names.setdefault(each.top.digest, set()).update(named and [str(key)])
+        if not found:
             raise InvalidReference("no images to export", reference="")
-        if place.name and len(manifests) > 1:
+        if place.name and len(found) > 1:
             raise InvalidReference(
-                f"{len(manifests)} images, and {place} names one",
+                f"{len(found)} images, and {place} names one",
                 reference=place.name,
                 hint="leave the name out",
             )
         return [
-            archive.Outgoing(
-                top=manifest.descriptor,
-                documents={digest: manifest.raw},
-                blobs=manifest.blobs,
-                names=(place.name,) if place.name else tuple(sorted(names[digest])),
-                open=self._open_held,
-            )
-            for digest, manifest in sorted(manifests.items())
+            replace(each, names=(place.name,) if place.name else tuple(sorted(names[digest])))
+            for digest, each in sorted(found.items())
         ]
+
+    def _own(self, key: int | str) -> Outgoing:
+        """
+        The manifest of an image that is held, without the index by which it came.
+        """
+        manifest = self.manifest(key)
+        return archive.Outgoing(
+            top=manifest.descriptor,
+            documents={manifest.digest: manifest.raw},
+            blobs=manifest.blobs,
+            names=(),
+            open=self._open_held,
+        )
 
     def _named(self, image: ImageLike, status: ImageStatus) -> list[str]:
         """
