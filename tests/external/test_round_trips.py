@@ -241,6 +241,22 @@ def test_an_index_goes_round_with_skopeo(registry, root, tmp_path):
     assert top["digest"] == images[0].index.digest
 
 
+def test_skopeo_takes_from_a_sparse_index_the_platform_that_is_there(registry, root, tmp_path):
+    builders = [
+        ImageBuilder(registry, "app", platform=each).layer({"a": each.encode()})
+        for each in ("linux/amd64", "linux/s390x")
+    ]
+    image, _ = push_index(registry, "app", builders, "1")
+    path = tmp_path / "out"
+    with ImageService.open(root) as store:
+        store.pull_image(image.reference, platform="linux/amd64")
+        store.export_images([image.reference], f"oci:{path}:{NAME}", platform="all", sparse=True)
+
+    skopeo("--override-arch", "amd64", "copy", "--quiet", f"oci:{path}:{NAME}", f"dir:{tmp_path / 'taken'}")
+
+    assert (tmp_path / "taken/manifest.json").read_bytes() == image.manifest.raw
+
+
 def test_a_change_by_umoci_comes_in(layout, root):
     run("umoci", "config", "--image", f"{layout}:{NAME}", "--tag", "mine", "--author", "me")
     index = json.loads((layout / "index.json").read_bytes())
