@@ -476,3 +476,18 @@ def test_24_annotations_of_the_image_are_in_its_spec(cri, registry):
 
     assert dict(listed.spec.annotations) == dict(cri.status(pushed.reference).spec.annotations) == said
     assert listed.spec.image == pushed.reference
+
+
+def test_24_what_is_said_of_one_pull_is_not_said_of_the_image(serving, registry):
+    cri = serving(runtime_handlers=("kata",))
+    pushed = ImageBuilder(registry, "noted").noise_layer(10).annotate(own="own").push("1")
+    cri.pull(pushed.reference)
+    before = cri.status(pushed.reference)
+
+    cri.pull(
+        pushed.reference, annotations={"asked": "x"}, user_specified_image="noted", runtime_handler="kata"
+    )
+
+    assert cri.status(pushed.reference) == cri.list()[0] == before
+    assert dict(before.spec.annotations) == {"own": "own"}
+    assert (before.spec.user_specified_image, before.spec.runtime_handler) == ("", "")
