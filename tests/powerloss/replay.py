@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treelook import seen
 from workload import state_of
 from writelog import Write, read_log
 
 from support.store import check_root
+from support.treelook import seen
 from ullage import ImageError, ImageService, SimulatedRegistry
 
 if TYPE_CHECKING:

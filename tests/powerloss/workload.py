@@ -19,12 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treelook import chain_ids, wanted
-
 from support import layers as entries
 from support import registry as faults
 from support.images import ImageBuilder, gzip_of, noise
 from support.registry import FaultRegistry
+from support.treelook import chain_ids, wanted
 from ullage import EvictionPolicy, ImageError, ImageService, RegistryClient
 from ullage.digest import digest_of
 from ullage.layer import writeback
