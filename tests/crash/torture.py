@@ -1,6 +1,6 @@
 """
-Several processes at once pull, tag, hold, remove, collect, evict, check and recover one store under a tight limit, and
-are killed at random: after each round the store is whole to the byte.
+Several processes at once pull, unpack, tag, hold, remove, collect, evict, check and recover one store under a tight
+limit, and are killed at random: after each round the store is whole to the byte.
 
     python tests/crash/torture.py --rounds 2000 --seed 1
 """
@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.images import ImageBuilder
 from support.registry import FaultRegistry
 from support.store import check_root
-from ullage import EvictionPolicy, ImageError, ImageService, PullPolicy, RegistryClient
+from ullage import EvictionPolicy, ImageError, ImageNotFound, ImageService, PullPolicy, RegistryClient
 
 PROCESSES = 4
 LAYERS = {name: 90_000 + 30_000 * number for number, name in enumerate("abcde")}
 RECIPES = ("a", "ab", "abc", "bd", "e", "ade", "cd")
-LIMIT = 620_000
+LIMIT = 1_000_000
 
 
 def work(root: str, host: str, seed: int) -> None:
@@ -59,6 +59,8 @@ def _deeds(service: ImageService, root: str, chance: random.Random, image: str) 
     return [
         *[("pull", lambda: service.pull_image(image, policy=policy))] * 3,
         *[("pull evicting", lambda: service.pull_image(image, evict=True))] * 3,
+        *[("unpack", lambda: service.pull_image(image, unpack=True, evict=True))] * 2,
+        ("make trees", lambda: service.make_trees(image)),
         ("remove", lambda: service.remove_image(image, missing_ok=True)),
         ("tag", lambda: service.tag_image(image, tag, move=True)),
         ("untag", lambda: service.untag_image(tag)),
@@ -77,6 +79,9 @@ def _open(root: str) -> ImageService:
 def _hold(service: ImageService, image: str) -> None:
     with service.hold(image) as held:
         assert service.image_status(held.id) is not None, "a held image went"
+        with contextlib.suppress(ImageNotFound):  # it is not unpacked
+            for each in service.mount_spec(held.id).lowerdirs:
+                assert Path(each).is_dir(), "a tree of a held image went"
 
 
 def _check(service: ImageService) -> None:

@@ -48,8 +48,8 @@ SLACK_BYTES = 24 * KIB
 
 def layer_of(name: str) -> bytes:
     """
-    A few files, the more the later its letter; its directories are listed, and nothing is hidden. Less of it than is worth
-    to be kept of a pull that died.
+    A few files, the more the later its letter; its directories are listed, and nothing is hidden. Less of it than is
+    worth to be kept of a pull that died.
     """
     count, folder = 4 + 3 * "abcde".index(name), name.encode()
     return tar(
