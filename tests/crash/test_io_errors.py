@@ -40,7 +40,8 @@ def points_of(scene, calls):
     for shape, at in first.items():
         kind = calls[at - 1].kind
         lot = zlib.crc32(shape.encode()) + turn
-        if kind != "commit" and lot % (7 if kind in LOOKS else 5 if kind == "statement" else 2) == 0:
+        of_so_many = scene.thin * (7 if kind in LOOKS else 5 if kind == "statement" else 2)
+        if kind != "commit" and lot % of_so_many == 0:
             chosen.append((at, names[lot // 5 % len(names)]))
     return chosen
 
@@ -100,7 +101,7 @@ def test_a_commit_that_fails_leaves_no_mess(name, workshop):
     """
     scene = SCENES[name]
     calls, expected = undisturbed(workshop, scene)
-    for at in range(1, sum(call.kind == "commit" for call in calls) + 1):
+    for at in range(1, sum(call.kind == "commit" for call in calls) + 1, 1 if EVERY_POINT else scene.thin):
         judge(workshop, scene, expected, action="fail", at=at, kinds={"commit"}, code=CODES["ENOSPC"])
         judge(workshop, scene, expected, action="fail after", at=at, kinds={"commit"})
 
@@ -113,6 +114,6 @@ def test_a_disk_that_is_full_from_some_call_on_leaves_no_mess(name, workshop):
     scene = SCENES[name]
     calls, expected = undisturbed(workshop, scene)
     count = sum(call.kind in ALLOCATES for call in calls)
-    step = 1 if EVERY_POINT else max(1, count // 4)
+    step = 1 if EVERY_POINT else max(1, scene.thin * count // 4)
     for at in range(1, count + 1, step):
         judge(workshop, scene, expected, action="fail on", at=at, kinds=ALLOCATES, code=CODES["ENOSPC"])

@@ -21,8 +21,9 @@ EVERY_POINT = bool(os.environ.get("ULLAGE_TORTURE"))
 
 @pytest.mark.parametrize("name", SCENES)
 def test_death_at_any_call_leaves_a_store_that_is_whole(name, workshop, record_property):
+    scene = SCENES[name]
     deaths = die_everywhere(
-        workshop, SCENES[name], kinds=None if EVERY_POINT else CHANGES, every=1 if EVERY_POINT else 3
+        workshop, scene, kinds=None if EVERY_POINT else CHANGES, every=1 if EVERY_POINT else 3 * scene.thin
     )
 
     assert deaths > 0, "nothing was wrapped"

@@ -145,6 +145,8 @@ class Scene:
     options: Callable[[Workshop], dict[str, Any]] = lambda _: {}
     arm: str = "opened"
     limit_was_lowered: bool = False
+    #: One of so many of the points that other scenes are disturbed at: for those with many calls that are much alike.
+    thin: int = 1
 
 
 # ---------------------------------------------------------------------- stores to begin with
@@ -340,10 +342,14 @@ SCENES: dict[str, Scene] = {
             "a removal of what shares layers", "remove", _with("small", "sibling"), {"reference": "@small"}
         ),
         Scene("a pull that unpacks", "pull", _with(), {"reference": "@near", "unpack": True}),
-        Scene("an unpacking of what is here", "make trees", _with("rich"), {"reference": "@rich"}),
-        Scene("an unpacking on top of half a tree", "make trees", _half_unpacked, {"reference": "@rich"}),
-        Scene("a directory of layers", "unpack", _with("rich"), {"reference": "@rich"}),
-        Scene("a bundle of trees", "unpack", _unpacked("rich"), {"reference": "@rich", "bundle": True}),
+        Scene("an unpacking of what is here", "make trees", _with("rich"), {"reference": "@rich"}, thin=4),
+        Scene(
+            "an unpacking on top of half a tree", "make trees", _half_unpacked, {"reference": "@rich"}, thin=4
+        ),
+        Scene("a directory of layers", "unpack", _with("rich"), {"reference": "@rich"}, thin=4),
+        Scene(
+            "a bundle of trees", "unpack", _unpacked("rich"), {"reference": "@rich", "bundle": True}, thin=4
+        ),
         Scene("a removal of what is unpacked", "remove", _unpacked("near"), {"reference": "@near"}),
         Scene("a collection", "collect", _littered, arm="start"),
         Scene("a hold", "hold", _with("small"), {"reference": "@small"}),
