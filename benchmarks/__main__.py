@@ -1,7 +1,8 @@
 """
 All benchmarks, one after the other: `make bench`, and `make bench-peers` with the peers. Each has a --help of its own.
 
-    python benchmarks                 all of them
+    python benchmarks                 those that need no peers; some eight minutes on a quiet machine with two cores
+    python benchmarks --peers         pulls and unpacking, beside the peers; some ten
     python benchmarks engine startup  these
     python benchmarks --small         a look, in a minute or two
     python benchmarks --no-disk       on the filesystem of TMPDIR, not on a disk made for this (disk.py says why)
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -28,9 +30,12 @@ SMALL = {
     "growth": ["--small"],
     "unpack": ["--pairs", "3", "--files", "4000", "--large", "64"],
 }
-PEERS = {"pulls": ["--peers"]}
-#: unpack is nothing without its peers, and takes as long as all the others.
+#: umoci takes half a minute for each turn of the whole.
+PEERS = {"pulls": ["--peers"], "unpack": ["--pairs", "3", "--files", "20000", "--large", "512"]}
 USUAL = ("engine", "pulls", "crowd", "startup", "growth")
+WITH_PEERS = ("pulls", "unpack")
+#: It measures processor time alone, and has thousands of transactions to undo for each that it measures.
+IN_MEMORY = ("engine",)
 
 
 def scripts() -> list[str]:
@@ -50,22 +55,34 @@ def main() -> int:
     )
     parser.add_argument("what", nargs="*", metavar="|".join(scripts()), help=f"default: {' '.join(USUAL)}")
     parser.add_argument("--small", action="store_true", help="less of each")
-    parser.add_argument("--peers", action="store_true", help="also beside skopeo, containerd and podman")
+    parser.add_argument(
+        "--peers", action="store_true", help=f"beside the peers; default: {' '.join(WITH_PEERS)}"
+    )
+    parser.add_argument(
+        "--corpus", metavar="DIR", help="pulls: real images, of the registry whose data is DIR/registry"
+    )
     add_options(parser)
     asked = parser.parse_args()
-    wanted = asked.what or [*USUAL, *(["unpack"] if asked.peers else [])]
+    wanted = asked.what or [*(WITH_PEERS if asked.peers else USUAL)]
     if unknown := sorted(set(wanted) - set(scripts())):
         parser.error(f"there is no {unknown[0]} here, but {', '.join(scripts())}")
     ended_by_sigterm()
-    failed = []
+    started, failed = time.monotonic(), []
     with nullcontext() if asked.no_disk else disk(asked.disk) as directory:
         for name in wanted:
             options = [
-                *(SMALL.get(name, []) if asked.small else []),
                 *(PEERS.get(name, []) if asked.peers else []),
+                *(SMALL.get(name, []) if asked.small else []),
+                *(["--corpus", asked.corpus] if asked.corpus and name == "pulls" else []),
             ]
-            if run_on(directory, [sys.executable, HERE / f"{name}.py", *options]):
+            if run_on(
+                None if name in IN_MEMORY else directory, [sys.executable, HERE / f"{name}.py", *options]
+            ):
                 failed.append(name)
+            if options:
+                print(f"({name} {' '.join(options)}: by itself it does more)\n", flush=True)
+    print(f"{(time.monotonic() - started) / 60:.0f} minutes", end="")
+    print(f"; left out: {', '.join(sorted(set(scripts()) - set(wanted)))}")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

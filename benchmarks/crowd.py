@@ -73,27 +73,30 @@ class Crowd:
         How long each status took, in seconds, while so many pulls are under way.
         """
         self.clean()
+        took: list[float] = []
+        until = time.monotonic() + 1.0
         with ImageService.open(self.root, registry=RegistryClient(plain_http=True)) as store:
             store.pull_image(self.references[0])
-            done = threading.Event()
+            while time.monotonic() < until:
+                done = threading.Event()
 
-            def pull() -> None:
-                with ThreadPoolExecutor(max(1, pulling)) as threads:
-                    list(threads.map(store.pull_image, self.references[1 : pulling + 1]))
-                done.set()
+                def pull(done: threading.Event = done) -> None:
+                    with ThreadPoolExecutor(max(1, pulling)) as threads:
+                        list(threads.map(store.pull_image, self.references[1 : pulling + 1]))
+                    done.set()
 
-            thread = threading.Thread(target=pull)
-            if pulling:
-                thread.start()
-            took = []
-            until = time.monotonic() + 1.0
-            while (not done.is_set()) if pulling else time.monotonic() < until:
-                start = time.perf_counter()
-                store.image_status(self.references[0])
-                took.append(time.perf_counter() - start)
-                time.sleep(0.001)
-            if pulling:
-                thread.join()
+                thread = threading.Thread(target=pull)
+                if pulling:
+                    thread.start()
+                while (not done.is_set()) if pulling else time.monotonic() < until:
+                    start = time.perf_counter()
+                    store.image_status(self.references[0])
+                    took.append(time.perf_counter() - start)
+                    time.sleep(0.001)
+                if pulling:
+                    thread.join()
+                for each in self.references[1 : pulling + 1]:
+                    store.remove_image(each, missing_ok=True)
         return took
 
 
@@ -121,7 +124,7 @@ def main() -> None:
         for count in (1, 4, 16, 64):
             if count <= asked.most:
                 ratios.compare(
-                    f"{count} pulls at once",
+                    f"pulls at once: {count}",
                     ours=Command("at once", call=crowd.pulls(count, count)),
                     theirs=Command("one after the other", call=crowd.pulls(1, count)),
                     before=crowd.clean,
@@ -138,13 +141,13 @@ def main() -> None:
             ),
             before=crowd.clean,
         )
-        print("\n| a status while … | p50 | p99 | of |\n|---|---:|---:|---:|")
+        print("\n| a status | p50 | p99 | of |\n|---|---:|---:|---:|")
         for pulling in (0, 1, 4, 16, 64):
             if pulling <= asked.most:
                 took = sorted(crowd.statuses(pulling))
                 p99 = took[min(len(took) - 1, int(len(took) * 0.99))]
                 print(
-                    f"| {pulling} pulls are under way | {human_seconds(statistics.median(took))} "
+                    f"| pulls under way: {pulling} | {human_seconds(statistics.median(took))} "
                     f"| {human_seconds(p99)} | {len(took)} |",
                     flush=True,
                 )

@@ -7,15 +7,17 @@ Pulls from a docker-registry on loopback, beside what only moves bytes, and besi
     files     60,000 small files, gzip
     big       one layer of 1 GB that does not compress
 
-Every contestant is a process from its start to its end, and starts with nothing but an empty store. The floors do less
-than a pull: curl
-checks nothing, sha256sum keeps nothing, cp knows no name. What a program is missing for is said and left out.
+Every contestant is a process from its start to its end, and starts with nothing but an empty store; or it is a store
+that is open already, as a host has it. The floors do less than a pull: curl checks nothing, cp knows no name, a loop
+of plain Python receives, hashes, writes and syncs one blob after the other and has no manifest, no limit, no database.
+What a program is missing for is said and left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -54,9 +56,16 @@ class Corpus:
     Images in a registry, and their blobs as files.
     """
 
-    def __init__(self, base: Path, host: str) -> None:
+    def __init__(self, base: Path, host: str, data: Path | None = None) -> None:
         self.base = base
         self.host = host
+        self.data = data or base / "registry/data"
+
+    def names(self) -> list[str]:
+        """
+        The sets that there are.
+        """
+        return [*SETS]
 
     def push(self, name: str, layers: list[Path], *, compress: bool = False) -> str:
         """
@@ -69,7 +78,15 @@ class Corpus:
              f"oci:{directory}:it", f"docker://{reference}"],
             check=True,
         )  # fmt: skip
+        shutil.rmtree(directory)
         return reference
+
+    def stored(self, digest: str) -> Path:
+        """
+        Where the registry has a blob.
+        """
+        encoded = digest.partition(":")[2]
+        return self.data / "docker/registry/v2/blobs/sha256" / encoded[:2] / encoded / "data"
 
     def noise(self, name: str, size: int) -> Path:
         """
@@ -96,7 +113,9 @@ class Corpus:
             return [
                 self.push("files", [small_layer(self.base / "files.tar", int(60_000 * scale))], compress=True)
             ]
-        return [self.push("big", [self.noise("big", int(1_000_000_000 * scale))])]
+        if name == "big":
+            return [self.push("big", [self.noise("big", int(1_000_000_000 * scale))])]
+        raise SystemExit(f"there is no {name} here, but {', '.join(SETS)}")
 
     def blobs(self, reference: str) -> list[tuple[str, str]]:
         """
@@ -113,6 +132,48 @@ class Corpus:
             (f"http://{self.host}/v2/{repo}/blobs/{each['digest']}", each["digest"])
             for each in (manifest["config"], *manifest["layers"])
         ]
+
+
+class Made(Corpus):
+    """
+    Images that are in a registry's data already: one of a name, or all below it.
+    """
+
+    def names(self) -> list[str]:
+        """
+        What there is, of what is known to be worth a comparison.
+        """
+        repos = self.data / "docker/registry/v2/repositories"
+        return [
+            each
+            for each in ("tiny", "base", "app", "deep", "manysmall", "fleet", "big")
+            if (repos / each).is_dir()
+        ]
+
+    def make(self, name: str, scale: float) -> list[str]:  # noqa: ARG002 -- they are as large as they are
+        repos = self.data / "docker/registry/v2/repositories"
+        found = sorted((repos / name).glob("**/_manifests/tags/latest"))
+        if not found:
+            raise SystemExit(f"there is no {name}:latest here, but {', '.join(self.names())}")
+        return [f"{self.host}/{each.parents[2].relative_to(repos)}:latest" for each in found]
+
+
+def plain(blobs: dict[str, str], directory: Path) -> None:
+    """
+    The least that Python can do: each blob received, hashed, written and synced, one after the other.
+    """
+    buffer = memoryview(bytearray(1 << 20))
+    for digest, url in blobs.items():
+        hasher = hashlib.sha256()
+        with (
+            urllib.request.urlopen(url, timeout=30) as answer,
+            (directory / digest[7:]).open("wb", 0) as file,
+        ):
+            while count := answer.readinto(buffer):
+                hasher.update(buffer[:count])
+                file.write(buffer[:count])
+            os.fdatasync(file.fileno())
+        assert hasher.hexdigest() == digest[7:]
 
 
 class Bench:
@@ -146,14 +207,15 @@ class Bench:
         )
 
     def floors(self, what: str, references: list[str]) -> None:
+        check = ("sh", "-c", f"sha256sum {self.other}/* > {self.base}/sums")
+        self._against(what, references, Command("curl, sha256sum", (*self._curl(references), check)))
+
+    def _curl(self, references: list[str]) -> tuple[tuple[str, ...], ...]:
         files = []
         for reference in references:
             for url, digest in self.corpus.blobs(reference):
                 files += [url, "--output", str(self.other / f"{len(files)}-{digest[7:]}")]
-        fetch = (*_CURL, *files)
-        self._against(what, references, Command("curl to files", (fetch,)))
-        check = ("sh", "-c", f"sha256sum {self.other}/* > {self.base}/sums")
-        self._against(what, references, Command("curl, sha256sum", (fetch, check)))
+        return ((*_CURL, *files),)
 
     def against_peers(self, what: str, references: list[str]) -> None:
         if not missing("skopeo"):
@@ -196,17 +258,32 @@ class Bench:
                 for each in references:
                     store.pull_image(each)
 
+            blobs = {digest: url for each in references for url, digest in self.corpus.blobs(each)}
+            stored = [str(self.corpus.stored(digest)) for digest in blobs]
             copies = tuple(
                 ("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false",
                  f"docker://{each}", f"oci:{self.other}/layout:{number}")
                 for number, each in enumerate(references)
             )  # fmt: skip
-            self.ratios.compare(
-                f"{what}, by an open store",
-                ours=Command("ullage", call=pull),
-                theirs=Command("skopeo to oci:", copies),
-                before=clean,
-            )
+            for theirs in (
+                Command("plain Python", call=lambda: plain(blobs, self.other)),
+                Command(
+                    "cp, fsync",
+                    (
+                        ("cp", "--backup=numbered", *stored, str(self.other)),
+                        ("sh", "-c", f"sync {self.other}/*"),
+                    ),
+                ),
+                Command("curl to files", self._curl(references)),
+                Command("skopeo to oci:", copies),
+            ):
+                self.ratios.compare(
+                    f"{what}, by an open store",
+                    ours=Command("ullage", call=pull),
+                    theirs=theirs,
+                    before=clean,
+                    target=1.0 if theirs.name.startswith("skopeo") else None,
+                )
 
     def warm(self, what: str, references: list[str]) -> None:
         """
@@ -263,10 +340,18 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="*", default=[*SETS], metavar="|".join(SETS))
+    parser.add_argument("what", nargs="*", metavar="|".join(SETS))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="smaller images, for a look")
-    parser.add_argument("--peers", action="store_true", help="also beside skopeo, containerd and podman")
+    parser.add_argument(
+        "--peers", action="store_true", help="beside skopeo, containerd and podman instead of floors"
+    )
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        metavar="DIR",
+        help="real images instead: DIR/registry is the data of a registry",
+    )
     parser.add_argument("--directory", type=Path, help="where it all goes (default: a temporary directory)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
@@ -276,19 +361,26 @@ def main() -> None:
         base = Path(
             stack.enter_context(tempfile.TemporaryDirectory(dir=asked.directory, prefix="ullage-bench-"))
         )
-        corpus = Corpus(base, stack.enter_context(docker_registry(base / "registry")))
+        if asked.corpus:
+            data = (asked.corpus / "registry").resolve()
+            corpus: Corpus = Made(base, stack.enter_context(docker_registry(base / "registry", data)), data)
+        else:
+            corpus = Corpus(base, stack.enter_context(docker_registry(base / "registry")))
         ratios = stack.enter_context(
             Ratios("pulls from a docker-registry on loopback", pairs=asked.pairs, directory=base)
         )
         bench = Bench(base, corpus, ratios, peers=asked.peers, stack=stack)
-        for name in asked.what:
+        for name in asked.what or corpus.names():
             references = corpus.make(name, asked.scale)
-            bench.floors(name, references)
+            for each in base.glob("*.tar"):
+                each.unlink()
             if asked.peers:
                 bench.against_peers(name, references)
-            bench.in_process(name, references)
-            bench.warm(name, references)
-            bench.peak(name, references)
+            else:
+                bench.floors(name, references)
+                bench.in_process(name, references)
+                bench.warm(name, references)
+                bench.peak(name, references)
         if asked.json:
             ratios.write(asked.json)
 

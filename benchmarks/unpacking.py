@@ -110,14 +110,14 @@ def wipe(*paths: Path) -> None:
 
 
 @contextmanager
-def docker_registry(directory: Path) -> Iterator[str]:
+def docker_registry(directory: Path, data: Path | None = None) -> Iterator[str]:
     """
-    Debian's docker-registry on loopback, empty; its host and port.
+    Debian's docker-registry on loopback, empty or with the *data* of another; its host and port.
     """
     directory.mkdir(parents=True)
     (directory / "config.yml").write_text(
         "version: 0.1\nlog: {level: info, accesslog: {disabled: true}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {directory / 'data'}}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {data or directory / 'data'}}}}}\n"
         'http: {addr: "127.0.0.1:0"}\n'
     )
     log = directory / "log"
