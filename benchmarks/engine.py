@@ -181,16 +181,17 @@ class Bench:
 
         million = self.images == 100_000
         self._remember_ids()
-        self.pair("admission of 12 blobs", admit, give_back, target=1e-3 if million else None)
+        self.pair("admission of 12 blobs", admit, give_back, target=1e-3 if million else None, calls=80)
         admit()
-        self.pair("completion of 12 blobs", complete, _one_after_the_other(remove, sweep, admit))
+        self.pair("completion of 12 blobs", complete, _one_after_the_other(remove, sweep, admit), calls=80)
         complete()
-        self.pair("removal of 12 blobs", remove, _one_after_the_other(sweep, admit, complete))
+        self.pair("removal of 12 blobs", remove, _one_after_the_other(sweep, admit, complete), calls=80)
         remove()
         self.pair(
             "sweep of 12 blobs",
             lambda: repository.sweep(_nothing, 10_000),
             _one_after_the_other(self._same_ids_again, admit, complete, remove),
+            calls=80,
         )
         sweep()
         # What is undone by the same transaction, rolled back.
