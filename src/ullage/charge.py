@@ -66,13 +66,25 @@ class Course:
 class Charge:
     """
     Reserves room for trees that a lease of ours makes.
+
+    Args:
+        settle: waits until the blob of a layer is verified: nothing gives way to bytes that are not.
     """
 
-    def __init__(self, repository: ImageRepository, files: BlobFiles, *, token: str, course: Course) -> None:
+    def __init__(
+        self,
+        repository: ImageRepository,
+        files: BlobFiles,
+        *,
+        token: str,
+        course: Course,
+        settle: Callable[[Layer], None],
+    ) -> None:
         self._repository = repository
         self._files = files
         self._token = token
         self.course = course
+        self._settle = settle
         #: Images that went for it.
         self.evicted: list[Evicted] = []
 
@@ -88,6 +100,7 @@ class Charge:
         """
         Reserve what does not fit, with what can go giving way, and unlink that before it is written over.
         """
+        self._settle(layer)
         reap(self._repository, self._files)  # the dead may hold room that nobody gave back yet
         with self.course.patience(self.course.check):
             evicted = self._repository.make_room_for_tree(

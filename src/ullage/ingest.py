@@ -90,10 +90,12 @@ class Ingest:
 
     def receive(self, stream: Stream) -> Iterator[int]:
         """
-        Append what a stream has, from where it starts; after each piece, how many bytes are here.
+        Append what a stream has, from where it starts; after each piece, how many bytes are here. None, before the first
+        piece, where what was here is thrown away.
         """
         if stream.offset < self.received_bytes:
             self.restart()
+            yield self.received_bytes
         while chunk := stream.read(_CHUNK_BYTES):
             self.write(chunk)
             yield self.received_bytes

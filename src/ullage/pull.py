@@ -20,6 +20,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from ullage.arrivals import Arrivals
 from ullage.errors import (
     DigestMismatch,
     DiskFull,
@@ -41,7 +42,7 @@ from ullage.unpacker import UnpackingJob, layers_of
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from ullage.blobs import BlobFiles
@@ -110,7 +111,7 @@ class Pull:
         self._patience = patience
         self._job: UnpackingJob | None = None
         self._images: dict[Digest, NewImage] = {}
-        self._here: set[Digest] = set()
+        self._arrivals = Arrivals(files)
         self._arrived: set[Digest] = set()
         self._shown_at = time.monotonic()
 
@@ -207,7 +208,7 @@ class Pull:
         config = plan.manifest.config.digest
         mine, awaited = set(claims.owned), set(claims.awaited)
         while True:
-            self._have(claims.present)
+            self._arrivals.here(claims.present)
             if config in claims.present:
                 self._begin_unpacking(token, plan)
             self._fetch(executor, token, plan, mine)
@@ -237,7 +238,7 @@ class Pull:
             for future in done:
                 future.result()
                 self._arrived.add(futures[future])
-                self._have({futures[future]})
+                self._arrivals.here({futures[future]})
                 if image := configs.get(futures[future]):
                     self._new_image(image)  # a config that is none ends the pull here, not after the layers
                     if image is plan:
@@ -248,14 +249,14 @@ class Pull:
     def _fetch_one(self, digest: Digest, size: int, raw: bytes | None, urls: tuple[str, ...]) -> None:
         with self._files.ingest(digest, size) as ingest:
             resumed = ingest.received_bytes > 0
-            self._telling.received[digest] = ingest.received_bytes
+            self._came(ingest, digest)
             while True:
                 if raw is not None:
-                    ingest.restart()
+                    self._restart(ingest, digest)
                     ingest.write(raw)
                 elif ingest.received_bytes < size:
                     self._receive(ingest, digest, size, urls)
-                self._telling.received[digest] = ingest.received_bytes
+                self._came(ingest, digest)
                 try:
                     ingest.finish()
                 except DigestMismatch:
@@ -264,14 +265,22 @@ class Pull:
                     if not resumed and not self._repo.distrust(digest):
                         raise
                     resumed = False
-                    ingest.restart()
+                    self._restart(ingest, digest)
                 else:
                     return
 
     def _receive(self, ingest: Ingest, digest: Digest, size: int, urls: tuple[str, ...]) -> None:
         with self._repo.open_blob(digest, size=size, offset=ingest.received_bytes, urls=urls) as stream:
-            for received in ingest.receive(stream):
-                self._telling.received[digest] = received
+            for _received in ingest.receive(stream):
+                self._came(ingest, digest)
+
+    def _restart(self, ingest: Ingest, digest: Digest) -> None:
+        ingest.restart()
+        self._came(ingest, digest)  # before anything else is written: who reads along has to hear of it
+
+    def _came(self, ingest: Ingest, digest: Digest) -> None:
+        self._telling.received[digest] = ingest.received_bytes
+        self._arrivals.received(digest, ingest.received_bytes)
 
     def _publish(self, token: str) -> None:
         if self._arrived:
@@ -301,14 +310,9 @@ class Pull:
 
     # ------------------------------------------------------------------ unpack
 
-    def _have(self, digests: Collection[Digest]) -> None:
-        self._here.update(digests)
-        if self._job is not None:
-            self._job.here(digests)
-
     def _begin_unpacking(self, token: str, plan: Plan) -> None:
         """
-        The config is here: layers may be unpacked from now on, each when it has come.
+        The config is here: layers may be unpacked from now on, each while it comes.
         """
         if self._unpack is False or self._job is not None:
             return
@@ -322,11 +326,11 @@ class Pull:
             self._files,
             token=token,
             layers=layers_of([(each.digest, each.size) for each in plan.manifest.layers], config),
+            arrivals=self._arrivals,
             check=self._check_time,
             patience=self._patience,
             evict=self._evict,
         )
-        self._job.here(self._here)
 
     def _unpacked(self, token: str) -> list[Digest]:
         """

@@ -13,6 +13,7 @@ for all while it waits.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -21,11 +22,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
+from ullage.arrivals import Arrivals
 from ullage.charge import Budgets, Charge, Course, Layer
 from ullage.digest import Digest
-from ullage.errors import InvalidManifest, PullCancelled, StoreReadOnly, UnsupportedContent
+from ullage.errors import ImageError, InvalidManifest, PullCancelled, StoreReadOnly, UnsupportedContent
 from ullage.image_config import parse_config
 from ullage.ingest import translated
 from ullage.layer import ApplyOptions, LayerBlob, apply_overlays, chain_ids
@@ -33,19 +35,21 @@ from ullage.recovery import give_back, owner_name, reap, sweep_quietly
 from ullage.repository import NewTree, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from ullage.arrivals import Blob
     from ullage.blobs import BlobFiles
+    from ullage.layer import LayerResult
     from ullage.model import Evicted, ImageStatus
     from ullage.repository import ImageKey, ImageRepository, Stack, TreeClaims
 
     #: `Database.patience`.
     Patience = Callable[[Callable[[], None]], AbstractContextManager[None]]
-    #: The blob of a layer, and what to call while it is waited for.
-    OpenBlob = Callable[[Layer, Callable[[], None]], BinaryIO]
 
 __all__ = ["Unpacker", "UnpackingJob", "layers_of", "make_trees"]
+
+_log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.05
 #: CAP_CHOWN, CAP_SYS_ADMIN, CAP_MKNOD: for owners, for ``trusted.`` attributes, for devices.
@@ -77,8 +81,7 @@ class Unpacker:
     Makes the trees of one image, for a lease that the caller has and ends.
 
     Args:
-        open_blob: gives the bytes of a layer's blob. It may wait for them, calling what it is handed now and then, and
-            is called by several threads.
+        arrivals: gives the bytes of the layers' blobs, once or while they come.
     """
 
     def __init__(
@@ -88,16 +91,16 @@ class Unpacker:
         *,
         token: str,
         layers: Sequence[Layer],
-        open_blob: OpenBlob,
+        arrivals: Arrivals,
         course: Course,
     ) -> None:
         self._repository = repository
         self._files = files
         self._token = token
         self._layers = layers
-        self._open_blob = open_blob
+        self._arrivals = arrivals
         self._course = course
-        self.charge = Charge(repository, files, token=token, course=course)
+        self.charge = Charge(repository, files, token=token, course=course, settle=self._settle)
 
     @property
     def chain(self) -> list[Digest]:
@@ -127,19 +130,53 @@ class Unpacker:
                 time.sleep(_TICK_SECONDS)
 
     def _make(self, claims: TreeClaims) -> None:
-        below, end = claims.present, claims.present + len(claims.owned)
-        layers, trees = self._layers[below:end], self._files.trees
+        layers = self._layers[claims.present : claims.present + len(claims.owned)]
+        trees = self._files.trees
         options, rootless = _options(claims.rootless)
         if claims.cleared:
             trees.empty_trash()
+        try:
+            results = self._fill(claims, layers, options)
+        except PullCancelled:
+            raise
+        except ImageError as error:
+            if not self._arrivals.is_early:
+                raise
+            # Of bytes that nobody has verified nobody knows what that says. Once more, of those that are.
+            _log.debug("unpacking again, from whole blobs: %s", error)
+            self._arrivals.forget([layer.digest for layer in layers], self._course.check)
+            trees.discard(claims.owned)
+            trees.empty_trash()
+            results = self._fill(claims, layers, options)
+        made = [
+            NewTree(
+                layer.chain_id,
+                layer.diff_id,
+                result.space_bytes,
+                result.inodes,
+                rootless=rootless,
+                forgiven=sum(result.forgiven.values()),
+            )
+            for layer, result in zip(layers, results, strict=True)
+        ]
+        trees.publish(claims.owned)
+        with self._course.patience(self._course.check):
+            self._repository.publish_trees(self._token, made)
+
+    def _fill(self, claims: TreeClaims, layers: Sequence[Layer], options: ApplyOptions) -> list[LayerResult]:
+        """
+        Fill the directories of trees that are ours to make, and make them durable.
+        """
+        trees = self._files.trees
         stop = threading.Event()
         with ExitStack() as stack:
-            lowers = [stack.enter_context(trees.open(layer.chain_id)) for layer in self._layers[:below]]
+            below = self._layers[: claims.present]
+            lowers = [stack.enter_context(trees.open(layer.chain_id)) for layer in below]
             roots = [stack.enter_context(trees.begin(layer.chain_id)) for layer in layers]
             budgets = Budgets(self.charge, layers, stop)
             writeback = stack.enter_context(trees.writeback())
             sources = [
-                stack.enter_context(_Source(layer, self._open_blob, self._course, budgets.check))
+                stack.enter_context(_Source(layer, self._arrivals, self._course, budgets.check))
                 for layer in layers
             ]
             results = apply_overlays(
@@ -156,33 +193,23 @@ class Unpacker:
             )
             with translated():
                 writeback.finish()
-        made = [
-            NewTree(
-                layer.chain_id,
-                layer.diff_id,
-                result.space_bytes,
-                result.inodes,
-                rootless=rootless,
-                forgiven=sum(result.forgiven.values()),
-            )
-            for layer, result in zip(layers, results, strict=True)
-        ]
-        trees.publish(claims.owned)
-        with self._course.patience(self._course.check):
-            self._repository.publish_trees(self._token, made)
+        return results
+
+    def _settle(self, layer: Layer) -> None:
+        self._arrivals.settle(layer.digest, self._course.check)
 
 
 class _Source:
     """
-    The blob of a layer, opened when it is first read: by then it may have come.
+    The blob of a layer, opened when it is first read: by then some of it may have come.
     """
 
-    def __init__(self, layer: Layer, open_blob: OpenBlob, course: Course, check: Callable[[], None]) -> None:
+    def __init__(self, layer: Layer, arrivals: Arrivals, course: Course, check: Callable[[], None]) -> None:
         self._layer = layer
-        self._open = open_blob
+        self._arrivals = arrivals
         self._course = course
         self._check = check
-        self._file: BinaryIO | None = None
+        self._file: Blob | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +221,7 @@ class _Source:
     def read(self, size: int, /) -> bytes:
         self._check()
         if self._file is None:
-            self._file = self._open(self._layer, self._check)
+            self._file = self._arrivals.open(self._layer.digest, self._layer.size, self._check)
         with translated():
             data = self._file.read(size)
         self._course.told(self._layer.digest, len(data))
@@ -203,30 +230,30 @@ class _Source:
 
 class UnpackingJob:
     """
-    An `Unpacker` in a thread of its own, beside whatever brings the blobs. Each layer is begun when its blob is here.
+    An `Unpacker` in a thread of its own, beside whatever brings the blobs. Each layer is
+    begun when its blob is.
 
     Args:
         check: ends it by raising.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what a job is made of, each by its name
         self,
         repository: ImageRepository,
         files: BlobFiles,
         *,
         token: str,
         layers: Sequence[Layer],
+        arrivals: Arrivals,
         check: Callable[[], None],
         patience: Patience,
         evict: bool,
         spare: tuple[Digest, ...] = (),
     ) -> None:
-        self._files = files
         self._check_caller = check
         self._patience = patience
         self._stopped = threading.Event()
-        self._changed = threading.Condition()
-        self._here: set[Digest] = set()
+        self._told = threading.Lock()
         self._read: Counter[Digest] = Counter()
         self._sizes = {layer.digest: layer.size for layer in layers}
         self._unpacker = Unpacker(
@@ -234,19 +261,11 @@ class UnpackingJob:
             files,
             token=token,
             layers=layers,
-            open_blob=self._open,
+            arrivals=arrivals,
             course=Course(check=self._check, patience=patience, told=self._tell, evict=evict, spare=spare),
         )
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ullage-unpack")
         self._future = self._executor.submit(self._run)
-
-    def here(self, digests: Iterable[Digest]) -> None:
-        """
-        These blobs may be read now: published, or finished ingests of ours.
-        """
-        with self._changed:
-            self._here.update(digests)
-            self._changed.notify_all()
 
     @property
     def evicted(self) -> tuple[Evicted, ...]:
@@ -259,7 +278,7 @@ class UnpackingJob:
         """
         Bytes read of each blob that is being unpacked, and its size.
         """
-        with self._changed:
+        with self._told:
             return {digest: (read, self._sizes[digest]) for digest, read in self._read.items()}
 
     def poll(self, *, seconds: float = 0.0) -> list[Digest] | None:
@@ -288,15 +307,8 @@ class UnpackingJob:
         self._check_caller()
 
     def _tell(self, digest: Digest, count: int) -> None:
-        with self._changed:
+        with self._told:
             self._read[digest] += count
-
-    def _open(self, layer: Layer, check: Callable[[], None]) -> BinaryIO:
-        with self._changed:
-            while layer.digest not in self._here:
-                self._changed.wait(_TICK_SECONDS)
-                check()
-        return self._files.open_arrived(layer.digest)
 
 
 def make_trees(
@@ -324,18 +336,20 @@ def make_trees(
         stack = repository.begin_unpacking(Owner(token, owner_name(), os.getpid()), key)
         try:
             manifest, layers = _layers_in(stack)
+            arrivals = Arrivals(files)
+            arrivals.here(layer.digest for layer in layers)
             job = UnpackingJob(
                 repository,
                 files,
                 token=token,
                 layers=layers,
+                arrivals=arrivals,
                 check=check,
                 patience=patience,
                 evict=evict,
                 spare=(Digest(stack.image.image_id),),
             )
             try:
-                job.here(layer.digest for layer in layers)
                 while (chain := job.poll(seconds=_TICK_SECONDS)) is None:
                     on_tick(job)
             finally:

@@ -296,9 +296,10 @@ def referrers(*, page_size: int = 1000, filters: bool = True) -> Fault:
 # Faults on the wire
 
 
-def stall(after: int | None = None) -> Fault:
+def stall(after: int | None = None, *, body: bytes | None = None) -> Fault:
     """
-    Say nothing (not even a head) until released; or fall silent *after* so many bytes of the body.
+    Say nothing (not even a head) until released; or fall silent *after* so many bytes of the body, or of *body*
+    instead of the right one.
 
     When it is released the rest follows.
     """
@@ -308,11 +309,11 @@ def stall(after: int | None = None) -> Fault:
         if after is None:
             hit.stall()
             return reply
-        body = _body(reply)
-        hit.head(reply, len(body))
-        hit.send(body[:after])
+        sent = _body(reply) if body is None else body
+        hit.head(reply, len(sent))
+        hit.send(sent[:after])
         hit.stall()
-        hit.send(body[after:])
+        hit.send(sent[after:])
         return None
 
     return fault

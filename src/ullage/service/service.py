@@ -176,7 +176,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
                 service was opened by default. It all fits and they go, or nothing goes.
             with_referrers: then `pull_referrers` as well. What that raises says nothing of the image, which is here.
             unpack: have the image's trees as well (see `make_trees`), also of one that is known; as the service was
-                opened by default. Layers are unpacked while others are still fetched, and the image is here with its
+                opened by default. Layers are unpacked while they are fetched, and the image is here with its
                 trees or not at all; what they take is only known, and charged, while they grow.
 
         Raises:
