@@ -90,8 +90,8 @@ class Ingest:
 
     def receive(self, stream: Stream) -> Iterator[int]:
         """
-        Append what a stream has, from where it starts; after each piece, how many bytes are here. None, before the first
-        piece, where what was here is thrown away.
+        Append what a stream has, from where it starts; after each piece, how many bytes are here. None are, before the
+        first, where what was here is thrown away.
         """
         if stream.offset < self.received_bytes:
             self.restart()
