@@ -252,7 +252,7 @@ class Pull:
             self._came(ingest, digest)
             while True:
                 if raw is not None:
-                    self._restart(ingest, digest)
+                    ingest.restart()
                     ingest.write(raw)
                 elif ingest.received_bytes < size:
                     self._receive(ingest, digest, size, urls)
@@ -265,7 +265,10 @@ class Pull:
                     if not resumed and not self._repo.distrust(digest):
                         raise
                     resumed = False
-                    self._restart(ingest, digest)
+                    ingest.restart()
+                    self._came(
+                        ingest, digest
+                    )  # who reads along has to hear of it before anything else is written
                 else:
                     return
 
@@ -273,10 +276,6 @@ class Pull:
         with self._repo.open_blob(digest, size=size, offset=ingest.received_bytes, urls=urls) as stream:
             for _received in ingest.receive(stream):
                 self._came(ingest, digest)
-
-    def _restart(self, ingest: Ingest, digest: Digest) -> None:
-        ingest.restart()
-        self._came(ingest, digest)  # before anything else is written: who reads along has to hear of it
 
     def _came(self, ingest: Ingest, digest: Digest) -> None:
         self._telling.received[digest] = ingest.received_bytes

@@ -168,8 +168,8 @@ class TreeFiles:
                 self._remove(self._trash / name)
 
     def _move_to_trash(self, path: Path) -> bool:
-        # Not looked for first: what cannot be looked at is not gone, and its row is about to be.
         try:
+            path.lstat()  # what cannot be looked at is not gone, and its row is about to be: that is an error
             _move(path, self._trash / f"{path.name}.{secrets.token_hex(4)}")
         except FileNotFoundError:
             return False  # there was none, or it went in an attempt that did not get as far as its row

@@ -25,6 +25,8 @@ _TREE_IN = re.compile(r"trees/ingest/\w+ -> trees/\w+/\w+")
 _TREE_OUT = re.compile(r"trees/\w+/\w+ -> trees/trash/\w+\.\w+")
 _LEASE = re.compile(r"leases/\.(\w+) -> leases/(\w+)")
 
+_TREE_ENDS = re.compile(r"UPDATE (trees|tree_ingests) SET state=\? WHERE (?!trees\.state)")
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -71,6 +73,9 @@ class _State:
     trees_synced: bool = False  # all that was written to trees is on disk
     trees_moved: set[str] = field(default_factory=set)  # directories with renames of trees that are not
     trees_doomed_here: bool = False
+    trees_ended_here: bool = (
+        False  # rows of trees, in this transaction; another thread's may be about something else
+    )
     in_write: bool = False
     doomed_here: bool = False  # in this transaction, and so not durable
     swept_here: bool = False
@@ -131,12 +136,14 @@ def _tree(state: _State, kind: str, what: str) -> Iterator[str]:
 
 def _tree_rows(state: _State, kind: str, what: str) -> Iterator[str]:
     if what == "BEGIN IMMEDIATE":
-        state.trees_doomed_here = False
+        state.trees_doomed_here = state.trees_ended_here = False
     elif kind == "statement" and what.startswith("INSERT INTO trees") and state.trees_moved:
         yield f"I4: rows of trees come before their directory is synced: {sorted(state.trees_moved)}"
     elif kind == "statement" and what.startswith("UPDATE trees SET state=? WHERE trees.state"):
         state.trees_doomed_here = True
-    elif kind == "commit" and state.trees_moved:
+    elif kind == "statement" and _TREE_ENDS.match(what):
+        state.trees_ended_here = True
+    elif kind == "commit" and state.trees_moved and state.trees_ended_here:
         yield f"I3: a row ends before the move of its directory is synced: {sorted(state.trees_moved)}"
 
 
