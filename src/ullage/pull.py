@@ -5,7 +5,7 @@ One pull, from a reference to an image in the store.
     admit      one transaction: a lease, and a claim on every blob                `ImageRepository.admit`
     fetch      config and layers in parallel: hash, write, sync                   no lock held
     wait       for blobs that another pull fetches; take over when it dies
-    unpack     if asked: beside fetching, each layer when it has come             `ullage.unpacker`
+    unpack     if asked: beside fetching, each layer while it comes                `ullage.unpacker`
     complete   rename, sync the directory, one transaction                        `ImageRepository.complete`
 
 A pull that ends otherwise gives back what it reserved. What it had received of large blobs stays, charged and
@@ -255,7 +255,11 @@ class Pull:
                     ingest.restart()
                     ingest.write(raw)
                 elif ingest.received_bytes < size:
-                    self._receive(ingest, digest, size, urls)
+                    with self._repo.open_blob(
+                        digest, size=size, offset=ingest.received_bytes, urls=urls
+                    ) as stream:
+                        for _ in ingest.receive(stream):
+                            self._came(ingest, digest)
                 self._came(ingest, digest)
                 try:
                     ingest.finish()
@@ -266,16 +270,9 @@ class Pull:
                         raise
                     resumed = False
                     ingest.restart()
-                    self._came(
-                        ingest, digest
-                    )  # who reads along has to hear of it before anything else is written
+                    self._came(ingest, digest)  # before anything is written: others read along
                 else:
                     return
-
-    def _receive(self, ingest: Ingest, digest: Digest, size: int, urls: tuple[str, ...]) -> None:
-        with self._repo.open_blob(digest, size=size, offset=ingest.received_bytes, urls=urls) as stream:
-            for _received in ingest.receive(stream):
-                self._came(ingest, digest)
 
     def _came(self, ingest: Ingest, digest: Digest) -> None:
         self._telling.received[digest] = ingest.received_bytes
