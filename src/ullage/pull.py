@@ -5,7 +5,7 @@ One pull, from a reference to an image in the store.
     admit      one transaction: a lease, and a claim on every blob                `ImageRepository.admit`
     fetch      config and layers in parallel: hash, write, sync                   no lock held
     wait       for blobs that another pull fetches; take over when it dies
-    unpack     if asked: beside fetching, each layer while it comes                `ullage.unpacker`
+    unpack     if asked: beside fetching, each layer while it comes               `ullage.unpacker`
     complete   rename, sync the directory, one transaction                        `ImageRepository.complete`
 
 A pull that ends otherwise gives back what it reserved. What it had received of large blobs stays, charged and
