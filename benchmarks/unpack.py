@@ -2,8 +2,10 @@
 How fast layers become directories, as ratios in one run: `make bench-unpack`.
 
     small    60,000 small files, not compressed and gzip, beside GNU tar and umoci
+    trees    the same in four layers, by a store that is open, until they are on disk, beside GNU tar and sync
     large    one file that does not compress, beside dd, both until it is on disk
-    pull     pull and unpack: into a directory, beside skopeo and umoci; into trees, beside containerd
+    pull     pull and unpack: into a directory, beside skopeo and umoci; into trees, beside containerd, as a command and
+             by a store that is open
 
 What a program is missing for is said and left out. Root gives every file its owner; without, all of it runs rootless
 and GNU tar as it does without root.
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from ratios import Command, Ratios
 from unpacking import containerd, docker_registry, large_layer, layout, small_layer, wipe
@@ -34,6 +38,30 @@ def missing(*programs: str) -> bool:
     if absent:
         print(f"(left out for want of {', '.join(absent)})")
     return bool(absent)
+
+
+class OpenStore:
+    """
+    A store that is open, as a host has it all day, and that unpacks what it pulls: a new one for each run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.images.close()
+        wipe(self.root)
+
+    def renew(self) -> None:
+        self.__exit__()
+        self.images = self._open()
+
+    def _open(self) -> ImageService:
+        return ImageService.open(self.root, registry=RegistryClient(plain_http=True), unpack=True)
 
 
 class Bench:
@@ -140,6 +168,26 @@ class Bench:
                     rounds=3,
                 )
 
+    def trees(self, layers: list[Path], reference: str) -> None:
+        with OpenStore(self.base / "opened") as opened:
+
+            def begin() -> None:
+                self.clean_for_tar()
+                opened.renew()
+                opened.images.pull_image(reference, unpack=False)
+
+            target = shlex.quote(str(self.target))
+            script = "".join(
+                f"mkdir {target}/{each.stem} && tar -xpf {shlex.quote(str(each))} -C {target}/{each.stem} && "
+                for each in layers
+            )
+            self.ratios.compare(
+                f"{len(layers)} layers of small files, each a tree on disk",
+                ours=Command("ullage, open", call=lambda: opened.images.make_trees(reference)),
+                theirs=Command("GNU tar, sync", (("sh", "-c", f"{script} sync -f {target}"),)),
+                before=begin,
+            )
+
     def large(self, size: int) -> None:
         archive = large_layer(self.base / "large.tar", size)
         reference = self.push(layout(self.base / "large", "large", [archive], compress=False), "large")
@@ -196,12 +244,29 @@ class Bench:
                 before=clean_both,
                 target=0.5,
             )
+            with OpenStore(self.base / "opened") as opened:
+
+                def begin() -> None:
+                    clean_both()
+                    opened.renew()
+
+                self.ratios.compare(
+                    f"pull {name} and unpack each layer, by an open store",
+                    ours=Command("ullage, open", call=lambda: opened.images.pull_image(reference)),
+                    theirs=Command(
+                        "containerd", ((*ctr, "images", "pull", "--plain-http", reference),), daemon=daemon
+                    ),
+                    before=begin,
+                    target=0.5,
+                )
         wipe(self.base / "containerd")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="*", default=["small", "large", "pull"], metavar="small|large|pull")
+    parser.add_argument(
+        "what", nargs="*", default=["small", "trees", "large", "pull"], metavar="small|trees|large|pull"
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--files", type=int, default=60_000)
     parser.add_argument("--large", type=int, default=1024, metavar="MIB")
@@ -217,16 +282,21 @@ def main() -> None:
         base = Path(
             stack.enter_context(tempfile.TemporaryDirectory(dir=asked.directory, prefix="ullage-bench-"))
         )
-        ratios = stack.enter_context(Ratios(f"unpacking on {filesystem(base)}", pairs=asked.pairs))
+        ratios = stack.enter_context(Ratios("unpacking", pairs=asked.pairs, directory=base))
         bench = Bench(base, ratios, stack)
         if "small" in asked.what:
             bench.small(asked.files)
         if "large" in asked.what:
             bench.large(asked.large << 20)
-        if "pull" in asked.what:
+        if {"pull", "trees"} & set(asked.what):
             layers = [small_layer(base / f"{seed}.tar", asked.files // 8, seed=seed) for seed in range(2, 6)]
             name = f"{asked.files // 2:,} small files in 4 layers"
-            bench.pull(name, bench.push(layout(base / "four", "four", layers, compress=True), "four"))
+            four = bench.push(layout(base / "four", "four", layers, compress=True), "four")
+        if "trees" in asked.what:
+            subprocess.run(["gzip", "-6", "--keep", *layers], check=True)
+            bench.trees([each.with_name(f"{each.name}.gz") for each in layers], four)
+        if "pull" in asked.what:
+            bench.pull(name, four)
             for each in asked.layout:
                 directory, _, tag = each.rpartition(":")
                 bench.pull(
@@ -234,12 +304,6 @@ def main() -> None:
                 )
         if asked.json:
             ratios.write(asked.json)
-
-
-def filesystem(path: Path) -> str:
-    return subprocess.run(
-        ["stat", "--file-system", "--format=%T", path], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

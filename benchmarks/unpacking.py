@@ -31,9 +31,12 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 def small_layer(path: Path, files: int, *, seed: int = 1) -> Path:
     """
-    An archive of many small files, in as many directories as a `node_modules` has: about 3 kB each.
+    An archive of many small files, in as many directories as a `node_modules` has: about 3 kB each of words, which
+    gzip makes a third of.
     """
     choice = random.Random(seed)
+    words = [b"%x" % choice.getrandbits(choice.randrange(8, 40)) for _ in range(4000)]
+    text = b" ".join(choice.choices(words, k=500_000))
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for number in range(files):
             package, place = divmod(number, 40)
@@ -44,10 +47,10 @@ def small_layer(path: Path, files: int, *, seed: int = 1) -> Path:
                     entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o755, MTIME
                     archive.addfile(entry)
             size = min(int(choice.lognormvariate(7, 1.3)), 100_000)
-            line = b"exports.value%d = require('./module%d');\n" % (number, choice.randrange(10**6))
+            start = choice.randrange(len(text) - size)
             entry = tarfile.TarInfo(f"{directory}/module{number}.js")
             entry.size, entry.mode, entry.mtime = size, 0o644, MTIME + number
-            archive.addfile(entry, io.BytesIO((line * (size // len(line) + 1))[:size]))
+            archive.addfile(entry, io.BytesIO(text[start : start + size]))
     return path
 
 
