@@ -199,17 +199,24 @@ class TreeFiles:
 
     # ------------------------------------------------------------------ the rest
 
-    def occupied(self, chain_id: Digest) -> tuple[int, int]:
+    def occupied(self, chain_id: Digest) -> tuple[int, int, bool]:
         """
-        The bytes of blocks and the inodes that a tree takes, by the filesystem's word.
+        The bytes of blocks and the inodes that a tree takes, by the filesystem's word; and whether that is all of it.
+        What a layer closed to its owner is closed to us as well, where we are not root.
 
         Raises:
             FileNotFoundError: it is not here.
         """
+        closed: list[OSError] = []
+
+        def note(error: OSError) -> None:
+            if not isinstance(error, PermissionError):
+                raise error
+            closed.append(error)
 
         descriptor = _open(self.tree_path(chain_id))
         try:
-            return layer.occupied(descriptor)
+            return *layer.occupied(descriptor, note), not closed
         finally:
             os.close(descriptor)
 

@@ -10,6 +10,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -390,3 +392,50 @@ def test_a_simulated_image_has_nothing_to_unpack(open_store, tmp_path):
 
     with pytest.raises(ImageNotFound, match="not kept here"):
         store.unpack("nginx", tmp_path / "target")
+
+
+# What runs is loaded before the rights go: the interpreter may be where nobody else may look.
+_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from ullage import ImageService, RegistryClient
+def unpack(folder):
+    folder.mkdir()
+    with ImageService.open(folder / "store", registry=RegistryClient(plain_http=True)) as store:
+        store.pull_image(sys.argv[1], unpack=True)
+        assert store.mount_spec(sys.argv[1]).lowerdirs
+        assert store.check(digests=True) == []
+        store.unpack(sys.argv[1], folder / "made")
+        assert sorted(os.listdir(folder)) == ["made", "store"]
+unpack(Path(sys.argv[2], "warm"))
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+unpack(Path(sys.argv[2], "nobody"))
+"""
+
+
+def test_what_is_closed_to_its_owner_is_unpacked_without_privilege_too(registry):
+    """
+    As some distributions have ``/etc/shadow``. From the trees it cannot be copied then: the layers are read.
+    """
+    layer = tar(
+        entry(b"etc", DIRECTORY),
+        entry(b"etc/shadow", data=b"root:!", mode=0),
+        entry(b"closed", DIRECTORY, mode=0),
+        entry(b"closed/in", data=b"in"),
+        entry(b"open", data=b"open"),
+    )
+    image = built(registry, layer, repo="closed").push("1")
+    with tempfile.TemporaryDirectory(prefix="ullage-nobody-") as name:
+        Path(name).chmod(0o777)
+
+        subprocess.run([sys.executable, "-c", _AS_NOBODY, image.reference, name], check=True)
+
+        made = Path(name) / "nobody/made"
+        for each in (made / "closed", made / "etc/shadow") if not ROOT else ():
+            each.chmod(0o700)
+        assert (made / "etc/shadow").read_bytes() == b"root:!"
+        assert (made / "closed/in").read_bytes() == b"in"
+        assert (made / "open").read_bytes() == b"open"
+        for each in Path(name).rglob("closed") if not ROOT else ():
+            each.chmod(0o700)

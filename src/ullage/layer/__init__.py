@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ullage.layer.composing import ComposeResult as ComposeResult
     from ullage.layer.composing import compose as compose
     from ullage.layer.decompress import decompressed as decompressed
+    from ullage.layer.fresh import empty_directory as empty_directory
     from ullage.layer.fresh import fresh_directory as fresh_directory
     from ullage.layer.fresh import made_directory_in as made_directory_in
     from ullage.layer.fresh import remove_tree as remove_tree
@@ -57,7 +58,7 @@ __all__, __getattr__ = names_of(
         "chain": ("chain_id", "chain_ids"),
         "composing": ("ComposeResult", "compose"),
         "decompress": ("decompressed",),
-        "fresh": ("fresh_directory", "made_directory_in", "remove_tree", "require_free"),
+        "fresh": ("empty_directory", "fresh_directory", "made_directory_in", "remove_tree", "require_free"),
         "options": ("ApplyOptions", "Budget", "IdRange", "LayerResult", "Limits", "Unlimited"),
         "reading": ("read_inside", "write_new"),
         "refused": ("translated",),

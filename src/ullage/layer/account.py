@@ -9,6 +9,8 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ullage.layer.options import Budget
 
 __all__ = ["BLOCK_BYTES", "SECTOR_BYTES", "Account", "occupied"]
@@ -109,14 +111,16 @@ class Account:
         self.expect_data(0)
 
 
-def occupied(directory: int) -> tuple[int, int]:
+def occupied(directory: int, on_error: Callable[[OSError], None] | None = None) -> tuple[int, int]:
     """
     What a tree occupies by the filesystem's word: bytes of blocks and inodes, each inode once.
+
+    *on_error* is told of what cannot be looked into, which is not counted.
     """
     seen: set[int] = set()
     status = os.fstat(directory)
     space, inodes = status.st_blocks * SECTOR_BYTES, 1
-    for _root, directories, files, fd in os.fwalk(b".", dir_fd=directory, follow_symlinks=False):
+    for _root, directories, files, fd in os.fwalk(b".", onerror=on_error, dir_fd=directory):
         for name in (*directories, *files):
             status = os.lstat(name, dir_fd=fd)
             if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):

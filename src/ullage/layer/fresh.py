@@ -24,6 +24,7 @@ from ullage.layer.attributes import as_if_alone
 from ullage.layer.flattened import FlattenedTree
 from ullage.layer.options import Unlimited
 from ullage.layer.refused import translated
+from ullage.layer.tree import list_directory
 from ullage.layer.writeback import Writeback
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from ullage.layer.options import Budget
 
-__all__ = ["fresh_directory", "made_directory_in", "remove_tree", "require_free"]
+__all__ = ["empty_directory", "fresh_directory", "made_directory_in", "remove_tree", "require_free"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What rename(2) says when something is in the way.
@@ -210,6 +211,19 @@ def remove_tree(path: Path) -> None:
         finally:
             tree.close()
             os.close(above)
+
+
+def empty_directory(directory: int) -> None:
+    """
+    Remove all that is in a directory of ours that is open.
+    """
+    with translated(blames_entry=False):
+        tree = FlattenedTree(directory, Account(Unlimited()), max_path_bytes=0)
+        try:
+            for name in list_directory(directory):
+                tree.remove(directory, name, name, os.lstat(name, dir_fd=directory))
+        finally:
+            tree.close()
 
 
 def _sync(directory: Path) -> None:

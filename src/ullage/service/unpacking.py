@@ -19,6 +19,7 @@ from ullage.errors import (
     ImageNotFound,
     StoreCorrupt,
     StoreError,
+    StoreReadOnly,
     UnsafeLayer,
     UnsupportedContent,
 )
@@ -189,7 +190,13 @@ class _Source:
         Make the empty directory *root* what the image's layers say.
         """
         if self._has_trees():
-            return self._composed(root, budget)
+            try:
+                return self._composed(root, budget)
+            except StoreReadOnly:
+                if not os.geteuid():
+                    raise
+                # Files and directories of mode 0 are closed to their owner too, once their trees are whole.
+                layer.empty_directory(root)
         return self._unpacked(root, budget)
 
     def _has_trees(self) -> bool:
