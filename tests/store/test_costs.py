@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import gc
 import gzip
+import os
+import re
+import shutil
+import subprocess
 import sys
 import tracemalloc
 from contextlib import contextmanager
@@ -154,3 +158,36 @@ def test_a_thousand_look_ups_leave_nothing_behind(store, registry):
     before = blocks_after(100)
 
     assert blocks_after(1000) - before < 500
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ullage.digest import digest_of
+from ullage.ingest import Ingest
+
+data = bytes(64 << 20)
+with Ingest(Path(sys.argv[1]), digest_of(data), len(data)) as ingest:
+    for start in range(0, len(data), 1 << 20):
+        ingest.write(data[start : start + (1 << 20)])
+    ingest.finish()
+"""
+
+
+@pytest.mark.external
+@pytest.mark.skipif(not (shutil.which("strace") or os.environ.get("CI")), reason="apt install strace")
+def test_the_disk_begins_with_a_large_blob_before_it_is_whole(tmp_path):
+    """
+    Every eight megabytes; or the sync at the end waits for all of it, after the network and not beside it.
+    """
+    traced = tmp_path / "calls"
+    subprocess.run(
+        ["strace", "-f", "-qq", "-e", "trace=sync_file_range,fdatasync", "-o", traced,
+         sys.executable, "-c", WRITER, tmp_path / "blob"],
+        check=True,
+    )  # fmt: skip
+
+    calls = re.findall(r"(\w+)\(\d+(?:, (\d+), (\d+), SYNC_FILE_RANGE_WRITE)?\) += 0", traced.read_text())
+
+    begun = [("sync_file_range", str(at * 8 * MB), str(8 * MB)) for at in range(8)]
+    assert calls == [*begun, ("fdatasync", "", "")]
