@@ -54,11 +54,14 @@ def disk(image_in: Path | None = None) -> Iterator[Path | None]:
         )
         yield None
         return
-    with tempfile.TemporaryDirectory(dir=image_in or MEMORY, prefix="ullage-disk-") as directory:
-        image, mounted = Path(directory) / "image", Path(directory) / "disk"
+    with (
+        tempfile.TemporaryDirectory(dir=image_in or MEMORY, prefix="ullage-disk-") as directory,
+        # A short path: podman and Unix sockets take no long ones.
+        tempfile.TemporaryDirectory(prefix="ullage-") as mount_point,
+    ):
+        image, mounted = Path(directory) / "image", Path(mount_point)
         with image.open("wb") as file:
             file.truncate(SIZE_GIB << 30)
-        mounted.mkdir()
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
         # What is removed gives its memory back.
         done = subprocess.run(

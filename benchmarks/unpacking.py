@@ -42,7 +42,8 @@ def small_layer(path: Path, files: int, *, seed: int = 1) -> Path:
             package, place = divmod(number, 40)
             directory = f"srv/node_modules/package{seed}-{package}/lib{place // 10}"
             if place % 10 == 0:
-                for each in (directory.rpartition("/")[0], directory):
+                # The package once: podman takes no path twice.
+                for each in (directory.rpartition("/")[0], directory)[place != 0 :]:
                     entry = tarfile.TarInfo(each)
                     entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o755, MTIME
                     archive.addfile(entry)
