@@ -68,7 +68,9 @@ class Torture:
         for name in _IMAGES:
             builder = ImageBuilder(registry, f"image-{name}")
             for layer in name:
-                builder.layer({layer: noise(_LAYERS[layer], layer)})
+                # One large file, and some that make it take a while to unpack.
+                small = {f"{layer}s/{number}": b"%d" % number for number in range(12)}
+                builder.layer({layer: noise(_LAYERS[layer], layer)} | small)
             self._images.append(builder.push("1"))
         every = {blob.digest: blob.size for image in (self._kept, *self._images) for blob in image.blobs}
         # Any image fits alone, and unpacked, beside the one that is kept; about half of them fit at once.

@@ -14,6 +14,7 @@ import pytest
 
 from support.layers import composed, differences, flatten, mounted, overlay, snapshot, tar
 from support.oddlayers import APART, LARGE, ODD, ONE_USER_MORE, REFUSED, d, f
+from support.store import occupied
 from ullage.errors import UnsafeLayer
 from ullage.layer import ApplyOptions, fresh_directory, remove_tree
 
@@ -48,14 +49,18 @@ def test_an_odd_layer_is_the_same_whichever_way_it_is_unpacked(name, tree, can_m
     base, layers = tree.parent, ODD[name]
     os.utime(tree, (0, 0))  # as old as a root that no layer describes
     before = snapshot(base / "victim", times=True)
+    empty_bytes, empty_inodes = occupied(tree)
 
     flat = unpacked(flatten, layers, tree)
     trees = unpacked(overlay, layers, base)
 
     assert snapshot(base / "victim", times=True) == before
     assert (flat is None, trees is None) == (name in REFUSED, name in REFUSED)
-    if trees is None:
+    if flat is None or trees is None:
         return
+    space_bytes, inodes = occupied(tree)
+    assert space_bytes - empty_bytes == sum(each.space_bytes for each in flat)
+    assert inodes - empty_inodes == sum(each.inodes for each in flat)
     composed(trees, base / "composed")
     made = snapshot(base / "composed", times=True)
     assert differences(snapshot(tree, times=True), made).keys() == APART.get(name, set())

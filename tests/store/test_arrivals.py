@@ -16,7 +16,7 @@ import pytest
 from support import layers as entries
 from support.images import ImageBuilder, noise
 from support.registry import stall, wrong_bytes
-from support.store import query, snapshot
+from support.store import check_trees, query, snapshot
 from ullage import DigestMismatch, EvictionPolicy, PullCancelled, UnsafeLayer
 from ullage.digest import digest_of
 
@@ -102,6 +102,39 @@ def test_what_was_made_of_a_torn_blob_is_made_again(at, store, root, registry, p
     assert pull.join() is None
     assert AGAIN in caplog.text
     assert files_of(store, image.reference) == LARGE
+
+
+def test_a_tree_that_was_filled_beside_a_torn_blob_is_made_again_too(
+    store, root, registry, pulled, wait_until, caplog
+):
+    """
+    It was whole, and what it takes beyond its need was given back; then all of the stack is thrown away.
+    """
+    image = ImageBuilder(registry, "large").layer(dict.fromkeys("abc", b"small")).layer(LARGE).push("1")
+    blob = image.layers[1].digest
+    cancel = threading.Event()
+    registry.inject(f"*/blobs/{blob}", stall(after=300_000), times=1)
+    pull = pulled(store, image.reference, cancel=cancel)
+    wait_until(
+        lambda: any(each.stat().st_size > 250_000 for each in (root / "ingest").glob(blob.partition(":")[2]))
+    )
+    cancel.set()
+    assert isinstance(pull.join(), PullCancelled)
+    left = root / "ingest" / blob.partition(":")[2]
+    torn = bytearray(left.read_bytes())
+    torn[40_000] ^= 0xFF
+    left.write_bytes(torn)
+    caplog.set_level(logging.DEBUG, "ullage.unpacker")
+
+    fault = registry.inject(f"*/blobs/{blob}", stall(after=len(LARGE["second"]) // 2), times=1)
+    pull = pulled(store, image.reference)
+    wait_until(lambda: query(root, "SELECT count(*) FROM tree_ingests WHERE state = 'filled'") == [(1,)])
+    fault.release()
+
+    assert pull.join() is None
+    assert AGAIN in caplog.text
+    assert files_of(store, image.reference) == LARGE
+    check_trees(root)
 
 
 def test_what_a_layer_does_wrong_is_said_when_it_is_known_to_be_the_layer(store, root, registry, caplog):

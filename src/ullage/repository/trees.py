@@ -81,8 +81,9 @@ _KEEP: Final = text(
 _BEGIN: Final = text(
     "INSERT INTO tree_ingests (chain_id, lease_id, created_at) SELECT value, :lease_id, :now FROM json_each(:chain)"
 )
+#: What grows is not filled: it may have been, and is begun again.
 _RESERVE: Final = text(
-    "UPDATE tree_ingests SET reserved_bytes = max(reserved_bytes, :space_bytes),"
+    "UPDATE tree_ingests SET state = 'partial', reserved_bytes = max(reserved_bytes, :space_bytes),"
     " reserved_inodes = max(reserved_inodes, :inodes)"
     " WHERE chain_id = :chain_id AND lease_id = (SELECT id FROM leases WHERE token = :token)"
 )
