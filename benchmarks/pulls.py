@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ from unpacking import containerd, docker_registry, large_layer, layout, small_la
 from ullage import ImageService, RegistryClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ULLAGE = str(Path(sys.executable).with_name("ullage"))
 SETS = ("tiny", "layers", "fleet", "files", "big")
@@ -218,25 +218,24 @@ class Bench:
         return ((*_CURL, *files),)
 
     def against_peers(self, what: str, references: list[str]) -> None:
-        if not missing("skopeo"):
-            copies = tuple(
-                ("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false",
-                 f"docker://{each}", f"oci:{self.other}/layout:{number}")
-                for number, each in enumerate(references)
-            )  # fmt: skip
-            self._against(what, references, Command("skopeo to oci:", copies), target=1.0)
-        if self.ctr:
-            fetches = tuple((*self.ctr, "content", "fetch", "--plain-http", each) for each in references)
+        """
+        A process beside processes; a store that is open beside a daemon, which has its own open.
+        """
+        self._against(what, references, self._skopeo(references), target=1.0)
+        with self.open_store(what, references) as beside:
+            beside(self._skopeo(references), target=1.0)
+            if self.ctr:
+                fetches = tuple((*self.ctr, "content", "fetch", "--plain-http", each) for each in references)
 
-            def clean() -> None:
-                self.clean()
-                for each in references:
-                    subprocess.run(
-                        [*self.ctr, "images", "rm", "--sync", each], check=False, capture_output=True
-                    )
+                def clean() -> None:
+                    self.clean()
+                    for each in references:
+                        subprocess.run(
+                            [*self.ctr, "images", "rm", "--sync", each], check=False, capture_output=True
+                        )
 
-            theirs = Command("containerd, fetch", fetches, daemon=self.daemon)
-            self._against(what, references, theirs, before=clean, target=1.0)
+                theirs = Command("containerd, fetch", fetches, daemon=self.daemon)
+                beside(theirs, before=clean, target=1.0)
         if not os.geteuid() and not missing("podman"):
             podman = ("podman", "--root", str(self.other / "podman"), "--runroot", str(self.base / "run"))
             pulls = tuple((*podman, "pull", "--quiet", "--tls-verify=false", each) for each in references)
@@ -247,47 +246,55 @@ class Bench:
             finally:
                 self.clean()
 
-    def in_process(self, what: str, references: list[str]) -> None:
+    def _skopeo(self, references: list[str]) -> Command:
+        copies = tuple(
+            ("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false",
+             f"docker://{each}", f"oci:{self.other}/layout:{number}")
+            for number, each in enumerate(references)
+        )  # fmt: skip
+        return Command("skopeo to oci:", copies)
+
+    @contextmanager
+    def open_store(self, what: str, references: list[str]) -> Iterator[Callable[..., None]]:
         """
-        What a host pays that has the store open: no start of a process, no import.
+        What a host pays that has the store open: no start of a process, no import. Call it with who else does it.
         """
         with ImageService.open(self.base / "open", registry=RegistryClient(plain_http=True)) as store:
-
-            def clean() -> None:
-                self.clean()
-                for each in references:
-                    store.remove_image(each, missing_ok=True)
 
             def pull() -> None:
                 for each in references:
                     store.pull_image(each)
 
-            blobs = {digest: url for each in references for url, digest in self.corpus.blobs(each)}
-            stored = [str(self.corpus.stored(digest)) for digest in blobs]
-            copies = tuple(
-                ("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false",
-                 f"docker://{each}", f"oci:{self.other}/layout:{number}")
-                for number, each in enumerate(references)
-            )  # fmt: skip
-            for theirs in (
-                Command("plain Python", call=lambda: plain(blobs, self.other)),
-                Command(
-                    "cp, fsync",
-                    (
-                        ("cp", "--backup=numbered", *stored, str(self.other)),
-                        ("sh", "-c", f"sync {self.other}/*"),
-                    ),
-                ),
-                Command("curl to files", self._curl(references)),
-                Command("skopeo to oci:", copies),
-            ):
+            def beside(
+                theirs: Command, *, before: Callable[[], None] = self.clean, target: float | None = None
+            ) -> None:
+                def clean() -> None:
+                    before()
+                    for each in references:
+                        store.remove_image(each, missing_ok=True)
+
                 self.ratios.compare(
                     f"{what}, by an open store",
                     ours=Command("ullage", call=pull),
                     theirs=theirs,
                     before=clean,
-                    target=1.0 if theirs.name.startswith("skopeo") else None,
+                    target=target,
                 )
+
+            yield beside
+
+    def in_process(self, what: str, references: list[str]) -> None:
+        """
+        A store that is open beside the floors.
+        """
+        blobs = {digest: url for each in references for url, digest in self.corpus.blobs(each)}
+        stored = [str(self.corpus.stored(digest)) for digest in blobs]
+        copy = ("cp", "--backup=numbered", *stored, str(self.other))
+        with self.open_store(what, references) as beside:
+            beside(Command("plain Python", call=lambda: plain(blobs, self.other)))
+            beside(Command("cp, fsync", (copy, ("sh", "-c", f"sync {self.other}/*"))))
+            beside(Command("curl to files", self._curl(references)))
+            beside(self._skopeo(references), target=1.0)
 
     def warm(self, what: str, references: list[str]) -> None:
         """
