@@ -173,3 +173,24 @@ def test_what_cannot_be_cleaned_up_is_for_the_next_run(tmp_path, monkeypatch):
     fill(tmp_path / "target")
 
     assert sorted(os.listdir(tmp_path)) == ["other", "target"]
+
+
+def test_a_workplace_that_cannot_be_looked_at_is_given_up(tmp_path, monkeypatch):
+    """
+    With its lock: the next run, in this very process, finds nothing of it.
+    """
+    real = Path.lstat
+
+    def fails(path):
+        if path.name.endswith(".partial"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", fails)
+        with pytest.raises(StoreError):
+            fill(tmp_path / "target")
+
+    assert os.listdir(tmp_path) == []
+    assert os.listdir("/proc/self/fd") == before

@@ -4,6 +4,7 @@ A whole root filesystem from a stack of layers: there whole, or not at all.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -218,3 +219,18 @@ def test_chain_ids_are_those_of_the_specification():
     assert chain_id([one]) == one
     assert chain_id([one, two, three]) == digest_of(f"{digest_of(f'{one} {two}'.encode())} {three}".encode())
     assert chain_ids([one, two]) == [one, chain_id([one, two])]
+
+
+def test_a_file_whose_disk_fails_is_told_as_that(tmp_path, monkeypatch):
+    class Broken(io.RawIOBase):
+        def readinto(self, _buffer):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    layer = tmp_path / "layer"
+    layer.touch()
+    monkeypatch.setattr(Path, "open", lambda *_arguments, **_options: Broken())
+
+    with pytest.raises(StoreError, match="layer: Input/output error"):
+        unpack([LayerBlob(layer)], tmp_path / "target")
+
+    assert os.listdir(tmp_path) == ["layer"]

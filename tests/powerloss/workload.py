@@ -140,7 +140,7 @@ class Workload:
             atomic="evict" not in how,
         )
 
-    def unpack_at_once(self, *names: str) -> None:
+    def unpack_at_once(self, *names: str, evict: bool = False) -> None:
         """
         One layer is of all of them: one makes its tree, the others wait for it. Each commit of one cuts through the
         trees of the others.
@@ -150,7 +150,11 @@ class Workload:
 
         def all_of_them() -> None:
             with ThreadPoolExecutor(len(references)) as executor:
-                list(executor.map(lambda each: self.store.pull_image(each, unpack=True), references))
+                list(
+                    executor.map(
+                        lambda each: self.store.pull_image(each, unpack=True, evict=evict), references
+                    )
+                )
 
         self.step(f"pull and unpack {' and '.join(names)} at once", all_of_them, atomic=False)
 
@@ -219,8 +223,8 @@ class Workload:
         self.step("collect trees", self.store.collect)
         for number in range(4 if length == "long" else 0):
             self.unpack(f"deep-{number}", base, app, tree_layer(f"deep-{number}", 15), evict=True)
-            self.unpack_at_once(f"wide-{number}", f"broad-{number}", f"far-{number}")
             self.step("remove again", lambda: self._remove(f"deep-{number}"))  # noqa: B023 -- now
+            self.unpack_at_once(f"wide-{number}", f"broad-{number}", f"far-{number}", evict=True)
             self.step("evict trees", lambda: self.store.collect(EvictionPolicy(0.0, 0.0)), atomic=False)
         self.reopen()
 

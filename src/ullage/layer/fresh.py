@@ -138,9 +138,17 @@ def _make_workplace(target: Path) -> tuple[Path, int]:
             raise StoreReadOnly(
                 f"cannot make {target}: {error.strerror}", hint="choose a directory that you may write to"
             ) from error
-        lock = os.open(workplace, _DIRECTORY)
-        if _lock(lock) and _is_at(workplace, lock):
-            return workplace, lock
+        lock = -1
+        try:
+            lock = os.open(workplace, _DIRECTORY)
+            if _lock(lock) and _is_at(workplace, lock):
+                return workplace, lock
+        except OSError:
+            with suppress(OSError):
+                workplace.rmdir()
+            if lock >= 0:
+                os.close(lock)
+            raise
         os.close(lock)  # somebody who cleans up was quicker with the lock
 
 

@@ -55,7 +55,8 @@ class LayerBlob:
             blob: Readable
             if isinstance(self.blob, Path):
                 with translated(os.fsencode(self.blob), blames_entry=False):
-                    blob = stack.enter_context(self.blob.open("rb", buffering=0))
+                    file = stack.enter_context(self.blob.open("rb", buffering=0))
+                blob = _OfADisk(file, os.fsencode(self.blob))
             else:
                 blob = self.blob
             yield stack.enter_context(
@@ -177,6 +178,20 @@ def apply_overlays(
         if future in done and (error := future.exception()) is not None:
             raise error
     return [future.result() for future in futures]
+
+
+class _OfADisk:
+    """
+    A file whose disk may fail: that is no fault of an entry, and told as what it is.
+    """
+
+    def __init__(self, file: Readable, path: bytes) -> None:
+        self._file = file
+        self._path = path
+
+    def read(self, size: int, /) -> bytes:
+        with translated(self._path, blames_entry=False):
+            return self._file.read(size)
 
 
 class _Stoppable:
