@@ -374,6 +374,8 @@ def main() -> None:
         )
         if asked.corpus:
             data = (asked.corpus / "registry").resolve()
+            if not (data / "docker/registry/v2/repositories").is_dir():
+                raise SystemExit(f"{data} is not the data of a registry")
             corpus: Corpus = Made(base, stack.enter_context(docker_registry(base / "registry", data)), data)
         else:
             corpus = Corpus(base, stack.enter_context(docker_registry(base / "registry")))
