@@ -48,9 +48,8 @@ class Statements:
         database = store._database
         with ExitStack() as stack:
             # The same connection serves each read of one thread.
-            reader = database._reader.raw_connection()
-            driver = reader.dbapi_connection
-            reader.close()
+            driver = database._glances.take()
+            database._glances.give(driver)
             driver.set_trace_callback(self._seen)
             stack.callback(driver.set_trace_callback, None)
             event.listen(database._writer, "before_cursor_execute", self._heard)
@@ -238,15 +237,15 @@ class Bench:
 
         def core() -> None:
             with database.read() as connection:
-                connection.execute(BY_TAG, parameters).first()
+                connection.exec_driver_sql(BY_TAG, parameters).first()
 
         def glance() -> None:
             with database.glance() as snapshot:
-                snapshot.execute(BY_TAG, parameters).first()
+                snapshot.exec_driver_sql(BY_TAG, parameters).first()
 
         def value() -> None:
             with database.glance() as snapshot:
-                image_status(snapshot.execute(BY_TAG, parameters).first())
+                image_status(snapshot.exec_driver_sql(BY_TAG, parameters).first())
 
         for what, call in (
             ("… in BEGIN and COMMIT", recorded.by(self.raw)),

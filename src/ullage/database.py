@@ -14,6 +14,7 @@ process's POSIX locks on it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sqlite3
@@ -21,13 +22,9 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import NullPool, QueuePool
-
-from ullage.driver import connect
+from ullage.driver import Connections, connect
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
 from ullage.moment import MIXED, Copy, moment_of
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 __all__ = ["APPLICATION_ID", "MINIMUM_SQLITE", "Database", "Guard", "RuleBroken"]
@@ -100,9 +97,30 @@ class Database:
         self._inherited: list[Any] = []
         self._copy: Copy | None = None
         self._mode = "ro&immutable=1" if immutable else "ro" if read_only else "rw"
-        self._reader = self._engine(query_only=True, pool_size=5, max_overflow=27)
-        self._writer = self._engine(query_only=False, pool_size=1, max_overflow=0)
+        self._making = threading.Lock()
+        self._engines: dict[str, Engine] = {}
+        self._glances = Connections(
+            functools.partial(self._connect, mode=self._mode, query_only=True, foreign_keys=True),
+            timeout_seconds=timeout_seconds,
+        )
         _open_databases.add(self)
+
+    @property
+    def _reader(self) -> Engine:
+        return self._made("reader", query_only=True, pool_size=5, max_overflow=27)
+
+    @property
+    def _writer(self) -> Engine:
+        return self._made("writer", query_only=False, pool_size=1, max_overflow=0)
+
+    def _made(self, name: str, **how: Any) -> Engine:  # noqa: ANN401 -- what `_engine` takes
+        """
+        An engine is made when it is first used, for SQLAlchemy takes longer to load than most look-ups and all else.
+        """
+        with self._making:
+            if name not in self._engines:
+                self._engines[name] = self._engine(**how)
+            return self._engines[name]
 
     # ------------------------------------------------------------------ the three transactions
 
@@ -111,7 +129,7 @@ class Database:
         """
         A snapshot: what is read inside is of one moment, and no writer waits for it.
         """
-        with self._in_line(self._reader.connect) as connection, connection.begin():
+        with self._in_line() as connection, connection.begin():
             try:
                 yield connection
             except StoreError as error:
@@ -124,14 +142,18 @@ class Database:
         """
         As `read`, for look-ups that a host makes all day: at a fifth of the cost, and with a fifth of the comfort.
         """
-        checked_out = self._in_line(self._reader.raw_connection)
-        driver = cast("sqlite3.Connection", checked_out.dbapi_connection)
+        self._leave_the_past()
+        try:
+            driver = self._glances.take()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translate(error, self.path) from error
+        whole = True
         try:
             driver.execute("BEGIN")
             yield Snapshot(driver)
             driver.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            checked_out.invalidate()
+            whole = False
             said = translate(error, self.path)
             if self._guard is not None and is_of_the_schema(error):
                 with self.read() as connection:
@@ -141,15 +163,25 @@ class Database:
             driver.rollback()
             raise
         finally:
-            checked_out.close()
+            self._glances.give(driver, whole=whole)
 
-    def _in_line(self, connect: Callable[[], Any]) -> Any:  # noqa: ANN401 -- whatever *connect* gives
+    def _leave_the_past(self) -> None:
         copy = self._copy  # another thread may be here, too
         if copy is not None and moment_of(self.path) != copy.moment:
             self._copy = None
-            self._reader.dispose()  # what we have in memory is of another moment
+            self._dispose("reader")  # what we have in memory is of another moment
+
+    def _dispose(self, *names: str) -> None:
+        self._glances.dispose()
+        for engine in [self._engines[name] for name in names if name in self._engines]:
+            engine.dispose()
+
+    def _in_line(self) -> Connection:
+        from sqlalchemy.exc import TimeoutError as PoolTimeout  # noqa: PLC0415 -- see `_made`
+
+        self._leave_the_past()
         try:
-            return connect()
+            return self._reader.connect()
         except PoolTimeout as error:
             busy = "every connection for reading is in use"
             raise StoreBusy(busy, waited_seconds=self.timeout_seconds) from error
@@ -269,8 +301,7 @@ class Database:
             except StoreError as error:
                 # The WAL stays as it is: correct, only longer; whoever opens the store next reads it.
                 _log.debug("no checkpoint at close: %s", error)
-        self._reader.dispose()
-        self._writer.dispose()
+        self._dispose("reader", "writer")
         _open_databases.discard(self)
 
     @contextmanager
@@ -342,58 +373,28 @@ class Database:
             _log.warning("checkpoint failed: %s", error)  # follows a commit (I10): the WAL is long, and right
 
     def _engine(
-        self,
-        *,
-        query_only: bool,
-        mode: str | None = None,
-        foreign_keys: bool = True,
-        pool_size: int = 0,
-        max_overflow: int = 0,
+        self, *, query_only: bool, mode: str | None = None, foreign_keys: bool = True, **pool: int
     ) -> Engine:
-        def connect() -> sqlite3.Connection:
-            return self._connect(mode=mode or self._mode, query_only=query_only, foreign_keys=foreign_keys)
+        from ullage.engine import make_engine  # noqa: PLC0415 -- see `_made`
 
-        pool: dict[str, Any] = (
-            {
-                "poolclass": QueuePool,
-                "pool_use_lifo": True,  # the connection that has the statements prepared
-                "pool_size": pool_size,
-                "max_overflow": max_overflow,
-                "pool_timeout": self.timeout_seconds,
-            }
-            if pool_size
-            else {"poolclass": NullPool}
+        return make_engine(
+            functools.partial(
+                self._connect, mode=mode or self._mode, query_only=query_only, foreign_keys=foreign_keys
+            ),
+            self.path,
+            begin="BEGIN" if query_only else "BEGIN IMMEDIATE",
+            timeout_seconds=self.timeout_seconds,
+            **pool,
         )
-        engine = create_engine("sqlite://", creator=connect, pool_reset_on_return=None, **pool)
-        begin = "BEGIN" if query_only else "BEGIN IMMEDIATE"
-
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
-
-        path = self.path
-
-        @event.listens_for(engine, "handle_error")
-        def _handle(context: ExceptionContext) -> None:
-            original = context.original_exception
-            if isinstance(original, (sqlite3.Error, UnicodeDecodeError)):
-                if context.statement is None and context.connection is not None:
-                    # A COMMIT that fails may leave its transaction open, and SQLAlchemy takes it for over: the
-                    # connection would go back to the pool in it, and be of no use to anybody.
-                    driver = context.connection.connection.dbapi_connection
-                    if driver is not None:
-                        with contextlib.suppress(sqlite3.Error):
-                            driver.rollback()
-                raise translate(original, path) from original
-
-        return engine
 
     def _after_fork(self) -> None:
         # The parent's connections are not ours to use, and not ours to close: SQLite would tidy up under the
         # parent. They are kept where nothing collects them.
-        self._inherited.append((self._reader.pool, self._writer.pool))
-        self._reader.dispose(close=False)
-        self._writer.dispose(close=False)
+        self._glances.forget()
+        for engine in self._engines.values():
+            self._inherited.append(engine.pool)
+            engine.dispose(close=False)
+        self._making = threading.Lock()
         self._turn = threading.Lock()
         self._writes_since_checkpoint = 0
 

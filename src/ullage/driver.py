@@ -1,5 +1,5 @@
 """
-A connection of the standard library's to the database of a store, with the settings that all of ours have.
+Connections of the standard library's to the database of a store, with the settings that all of ours have.
 """
 
 from __future__ import annotations
@@ -8,18 +8,104 @@ import functools
 import os
 import sqlite3
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from ullage.errors import StoreBusy
 from ullage.moment import readable
 from ullage.refusal import SHELL_BUSY_MS, translate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ullage.moment import Copy
 
-__all__ = ["connect"]
+__all__ = ["Connections", "connect"]
+
+#: Of one process at once, and of those that wait for the next who reads.
+_MOST: Final = 32
+_KEPT: Final = 5
+
+
+class Connections:
+    """
+    Connections that are lent and given back; the one that was used last, which has the statements prepared, goes first.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], *, timeout_seconds: float) -> None:
+        self._connect = connect
+        self._timeout_seconds = timeout_seconds
+        self._inherited: list[object] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._turn = threading.Condition()
+        self._idle: list[sqlite3.Connection] = []
+        self._lent: set[object] = set()
+
+    def take(self) -> sqlite3.Connection:
+        """
+        One that nobody else has, until it is given back.
+
+        Raises:
+            StoreBusy: too many are lent, for too long.
+        """
+        place = object()
+        with self._turn:
+            if len(self._lent) >= _MOST and not self._turn.wait_for(
+                lambda: len(self._lent) < _MOST, self._timeout_seconds
+            ):
+                busy = "every connection for reading is in use"
+                raise StoreBusy(busy, waited_seconds=self._timeout_seconds)
+            if self._idle:
+                connection = self._idle.pop()
+                self._lent.add(connection)
+                return connection
+            self._lent.add(place)
+        try:
+            connection = self._connect()
+        except BaseException:
+            with self._turn:
+                self._lent.discard(place)
+                self._turn.notify()
+            raise
+        with self._turn:
+            if place in self._lent:
+                self._lent.remove(place)
+                self._lent.add(connection)
+        return connection
+
+    def give(self, connection: sqlite3.Connection, *, whole: bool = True) -> None:
+        """
+        Give one back; it is closed when it is not *whole*, when the others went meanwhile, or when there are enough.
+        """
+        with self._turn:
+            if connection in self._lent:
+                self._lent.remove(connection)
+                self._turn.notify()
+                if whole and len(self._idle) < _KEPT:
+                    self._idle.append(connection)
+                    return
+        connection.close()
+
+    def dispose(self) -> None:
+        """
+        Close all that nobody has, and the rest when they are given back.
+        """
+        with self._turn:
+            idle, self._idle, self._lent = self._idle, [], set()
+            self._turn.notify_all()
+        for connection in idle:
+            connection.close()
+
+    def forget(self) -> None:
+        """
+        In a forked child: have none. The parent's are not ours to use, and not ours to close.
+        """
+        self._inherited.append((self._idle, self._lent))
+        self._begin()
 
 
 def connect(

@@ -101,8 +101,8 @@ def ensure_head(
         StoreCorrupt: it is no store of ours.
         DiskFull: there is no room for the upgrade and its backup.
     """
-    with database.read() as connection:
-        if is_at_head(connection):
+    with database.glance() as snapshot:
+        if is_at_head(snapshot):
             return
     with database.read() as connection:
         revision = current_revision(connection)

@@ -19,6 +19,8 @@ from ullage.schema import HEAD_REVISION, LEVEL, REVISIONS
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from ullage.snapshot import Snapshot
+
 __all__ = [
     "GUARD",
     "current_revision",
@@ -145,10 +147,10 @@ def require_known(revision: str) -> None:
         )
 
 
-def is_at_head(connection: Connection) -> bool:
+def is_at_head(snapshot: Snapshot) -> bool:
     try:
-        found = connection.exec_driver_sql(_AT_HEAD).fetchall()
-    except StoreError as error:
+        found = snapshot.exec_driver_sql(_AT_HEAD)
+    except sqlite3.Error as error:
         if is_of_the_schema(error):
             return False  # no such table: it will be told what it is
         raise

@@ -1,25 +1,20 @@
 """
-A read at SQLite's own speed: the statements of the hot look-ups, compiled once and run past SQLAlchemy's connection.
+A read at SQLite's own speed: the look-ups, as SQL, run past SQLAlchemy on a connection of the standard library's.
 
 What SQLAlchemy adds to a statement of eight microseconds is seventy: a connection object, a transaction object, events,
-a result. The look-ups that a host makes all day do without; what they ask is written in the same Core statements.
+a result. And to load it takes more than the rest of a command that looks.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
 
-    from sqlalchemy import Executable
-
 __all__ = ["Rows", "Snapshot"]
 
-_DIALECT: Final = SQLiteDialect_pysqlite()
 _NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
 
@@ -46,32 +41,27 @@ class Rows(list[Any]):
 
 class Snapshot:
     """
-    What a `Database.glance` reads: a driver's connection in a transaction, and the statements that it was given before.
-
-    Statements are module constants, without lists among their parameters: each is compiled once in a process.
+    What a `Database.glance` reads: a driver's connection in a transaction.
     """
 
     __slots__ = ("_driver",)
 
-    _compiled: Final[dict[Executable, tuple[str, tuple[str, ...], Mapping[str, Any]]]] = {}
-
     def __init__(self, driver: sqlite3.Connection) -> None:
         self._driver = driver
 
-    def execute(self, statement: Executable, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> Rows:
+    def exec_driver_sql(self, statement: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> Rows:
         """
-        All that *statement* finds.
+        All that *statement* finds. The name is SQLAlchemy's: who looks up takes either.
         """
-        compiled = self._compiled.get(statement)
-        if compiled is None:
-            compiled = self._compiled[statement] = _compile(statement)
-        text, names, constants = compiled
-        values = [parameters[name] if name in parameters else constants[name] for name in names]
         # All of them: a statement that is not at its end would keep the snapshot open past its transaction.
-        return Rows(self._driver.execute(text, values).fetchall())
+        return Rows(self._driver.execute(statement, parameters).fetchall())
 
-
-def _compile(statement: Executable) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
-    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]  # every statement has it
-    constants = {name: value for name, value in compiled.params.items() if not compiled.binds[name].required}
-    return str(compiled), tuple(compiled.positiontup or ()), constants
+    def dictionaries(
+        self, statement: str, parameters: Mapping[str, Any] = _NO_PARAMETERS
+    ) -> list[dict[str, Any]]:
+        """
+        The same, by the names of the columns.
+        """
+        cursor = self._driver.execute(statement, parameters)
+        names = [name for name, *_ in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -7,12 +7,11 @@ Counted from outside: SQLite itself reports every statement that is run on the c
 from __future__ import annotations
 
 import re
+import sqlite3
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
 
 from support.images import ImageBuilder
 from support.store import snapshot
@@ -78,15 +77,17 @@ class Trace:
 
 
 @pytest.fixture
-def trace():
+def trace(monkeypatch):
     trace = Trace()
+    connect = sqlite3.connect
 
-    def connected(connection, _record):
+    def traced(*arguments, **named):
+        connection = connect(*arguments, **named)
         connection.set_trace_callback(trace)
+        return connection
 
-    event.listen(Pool, "connect", connected)
-    yield trace
-    event.remove(Pool, "connect", connected)
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    return trace
 
 
 @pytest.fixture

@@ -5,14 +5,11 @@ Who writes, and what that is called: said inside a transaction, for the triggers
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-
-from sqlalchemy import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Acting", "owner_name"]
 
-_START: Final = text(
+_START: Final = (
     # OR REPLACE: somebody at the shell may have left a row.
     "INSERT OR REPLACE INTO acting (one, at, event, reference, detail, owner, pid)"
     " VALUES (1, :at, :event, :reference, :detail, :owner, :pid)"
 )
-_END: Final = text("DELETE FROM acting")
-_RECORD: Final = text(
+_END: Final = "DELETE FROM acting"
+_RECORD: Final = (
     "INSERT INTO history (at, event, reference, image_id, received_bytes, hosts, owner, pid, detail)"
     " VALUES (:at, :event, :reference, :image_id, :received_bytes, :hosts, :owner, :pid, :detail)"
 )
@@ -62,7 +59,7 @@ class Acting:
         """
         What is done inside is recorded as ours. Whatever ends it otherwise undoes the transaction, and this with it.
         """
-        connection.execute(
+        connection.exec_driver_sql(
             _START,
             {
                 "at": self.at,
@@ -74,7 +71,7 @@ class Acting:
             },
         )
         yield
-        connection.execute(_END)
+        connection.exec_driver_sql(_END)
 
     def record(
         self,
@@ -90,7 +87,7 @@ class Acting:
         """
         A line of history that no trigger can know of.
         """
-        connection.execute(
+        connection.exec_driver_sql(
             _RECORD,
             {
                 "at": self.at,
@@ -110,4 +107,4 @@ def owner_name() -> str:
     """
     Who we are, for people: host and program.
     """
-    return f"{socket.gethostname()} {Path(sys.argv[0]).name or 'python'}"
+    return f"{os.uname().nodename} {Path(sys.argv[0]).name or 'python'}"

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, TextClause, text, update
 from ullage.database import RuleBroken
 from ullage.digest import Digest
 from ullage.errors import DiskFull, SizeMismatch
+from ullage.repository.lookup import usage
 from ullage.repository.room import Room
-from ullage.repository.storage import limit_exceeded, usage
+from ullage.repository.storage import limit_exceeded
 from ullage.schema import ingests
 
 if TYPE_CHECKING:

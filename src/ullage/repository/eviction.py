@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import bindparam, delete, select, text
 
 from ullage.model import Evicted, EvictionPolicy
-from ullage.repository.lookup import find
+from ullage.repository.lookup import find, usage
 from ullage.repository.records import Records
 from ullage.repository.rows import to_text
 from ullage.repository.storage import (
@@ -23,7 +23,6 @@ from ullage.repository.storage import (
     doomed_blobs,
     doomed_trees,
     set_limits,
-    usage,
 )
 from ullage.schema import image_storage, images
 

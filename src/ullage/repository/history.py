@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import text
-
 from ullage.digest import Digest
 from ullage.errors import ImageNotFound, InvalidReference
 from ullage.events import HistoryEntry
@@ -25,11 +23,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from ullage.repository.lookup import ImageKey
+    from ullage.repository.lookup import ImageKey, Reading
 
 __all__ = ["History", "Origin", "note_sources"]
 
-_ENTRIES: Final = text(
+_ENTRIES: Final = (
     "SELECT id, at, event, reference, image_id, previous_image_id, received_bytes, freed_bytes, hosts, owner, pid,"
     " detail FROM history WHERE at >= :since AND (:all"
     " OR instr(' ' || reference || ' ', ' ' || :reference || ' ') > 0"
@@ -37,11 +35,11 @@ _ENTRIES: Final = text(
     " OR previous_image_id >= :low AND previous_image_id < :high)"
     " ORDER BY id DESC LIMIT :limit"
 )
-_SOURCES: Final = text(
+_SOURCES: Final = (
     "SELECT DISTINCT b.digest, o.host FROM manifests AS m JOIN manifest_blobs AS e ON e.manifest_id = m.id"
     " JOIN blobs AS b ON b.id = e.blob_id JOIN blob_sources AS o ON o.blob_id = b.id WHERE m.image_id = :image_id"
 )
-_NOTE_SOURCES: Final = text(
+_NOTE_SOURCES: Final = (
     "INSERT OR REPLACE INTO blob_sources (blob_id, host)"
     " SELECT b.id, s.value FROM json_each(:sources) AS s JOIN blobs AS b ON b.digest = s.key"
 )
@@ -70,7 +68,7 @@ class Origin:
 
 class History(Records):
     """
-    The part of `ImageRepository` that is about what happened.
+    The part of `Lookups` that is about what happened.
     """
 
     # ------------------------------------------------------------------ one read transaction each
@@ -85,12 +83,12 @@ class History(Records):
             InvalidReference: *key* is neither a reference nor the beginning of an id.
             ImageNotFound: it is a row's id, and no image has it.
         """
-        with self._database.read() as connection:
-            parameters = _named(connection, key) | {
+        with self._database.glance() as snapshot:
+            parameters = _named(snapshot, key) | {
                 "since": "" if since is None else to_text(since),
                 "limit": limit,
             }
-            rows = connection.execute(_ENTRIES, parameters).mappings().all()
+            rows = snapshot.dictionaries(_ENTRIES, parameters)
         return [
             HistoryEntry(
                 **{
@@ -109,12 +107,12 @@ class History(Records):
         Raises:
             ImageNotFound: it is not here.
         """
-        with self._database.read() as connection:
-            rows = connection.execute(_SOURCES, {"image_id": found(connection, key).id})
+        with self._database.glance() as snapshot:
+            rows = snapshot.exec_driver_sql(_SOURCES, {"image_id": found(snapshot, key).id})
             return {Digest(digest): host for digest, host in rows}
 
 
-def _named(connection: Connection, key: ImageKey | None) -> dict[str, object]:
+def _named(connection: Reading, key: ImageKey | None) -> dict[str, object]:
     """
     What a key stands for in the history, where images are that are no more.
     """
@@ -151,4 +149,4 @@ def note_sources(connection: Connection, sources: Mapping[Digest, str]) -> None:
     Say of blobs that are here which host each came from.
     """
     if sources:
-        connection.execute(_NOTE_SOURCES, {"sources": json.dumps(dict(sources))})
+        connection.exec_driver_sql(_NOTE_SOURCES, {"sources": json.dumps(dict(sources))})

@@ -4,10 +4,9 @@ Images and their names: look-ups, listing, tagging, pinning, removal, registrati
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from ullage.database import RuleBroken
@@ -17,29 +16,13 @@ from ullage.errors import (
     ImageNotFound,
     InvalidReference,
 )
-from ullage.reference import Reference
-from ullage.repository.lookup import (
-    BY_DIGEST,
-    BY_TAG,
-    KNOWN_DIGEST,
-    KNOWN_TAG,
-    LIST,
-    ImageKey,
-    by_id,
-    denoted,
-    find,
-    found,
-    table_of,
-)
+from ullage.repository.lookup import by_id, by_reference, find, found, resolved, table_of
 from ullage.repository.records import Records
-from ullage.repository.rows import image_status
 from ullage.repository.storage import doom_garbage, limit_exceeded
-from ullage.schema import blobs as blobs_table
 from ullage.schema import (
     held,
     images,
-    manifest_blobs,
-    manifests,
+    metadata,
     repo_digests,
     repo_tags,
     store,
@@ -53,19 +36,13 @@ if TYPE_CHECKING:
 
     from ullage.digest import Digest
     from ullage.model import ImageStatus
-    from ullage.reference import ImageSpec
+    from ullage.reference import ImageSpec, Reference
+    from ullage.repository.lookup import ImageKey
 
-__all__ = ["Images", "name_image", "resolved"]
+__all__ = ["Images", "name_image"]
 
 #: Characters of a reference in a row; a check in the tables says the same.
 _MAX_LENGTH: Final = 1024
-
-_CONTENT: Final = (
-    select(manifest_blobs.c.role, blobs_table.c.digest, manifest_blobs.c.media_type)
-    .join(blobs_table, blobs_table.c.id == manifest_blobs.c.blob_id)
-    .where(manifest_blobs.c.manifest_id == bindparam("manifest_id"))
-    .order_by(manifest_blobs.c.position)
-)
 
 
 def _naming(table: Table) -> Insert:
@@ -84,75 +61,6 @@ class Images(Records):
     """
     The part of `ImageRepository` that is about images and their names.
     """
-
-    # ------------------------------------------------------------------ one read transaction each
-
-    def find(self, key: ImageKey) -> ImageStatus | None:
-        """
-        The image that *key* names; None when there is none. One read.
-
-        A string is read as a reference first, then as an image id or a prefix of one (four digits at least).
-
-        Raises:
-            InvalidReference: *key* is neither, or a prefix of several ids.
-        """
-        with self._database.glance() as snapshot:
-            return find(snapshot, key)
-
-    def all(self) -> list[ImageStatus]:
-        """
-        Every image by id, of one moment. One read.
-        """
-        with self._database.glance() as snapshot:
-            rows = snapshot.execute(LIST)
-        return [image_status(row) for row in rows]
-
-    def known(
-        self,
-        reference: Reference,
-        *,
-        platform: str | None = None,
-        digest: Digest | None = None,
-        or_unasked: bool = False,
-    ) -> ImageStatus | None:
-        """
-        The image that a pull of *reference* for *platform* would find here. One read.
-
-        With *digest*, only when the reference was resolved to that; with *or_unasked*, also one of another platform
-        that came without a choice.
-        """
-        statement = KNOWN_TAG if reference.digest is None else KNOWN_DIGEST
-        parameters = {
-            "reference": str(reference),
-            "platform": platform,
-            "digest": digest,
-            "or_unasked": or_unasked,
-        }
-        with self._database.glance() as snapshot:
-            row = snapshot.execute(statement, parameters).first()
-        return None if row is None else image_status(row)
-
-    def content_of(self, key: ImageKey) -> list[tuple[str, str, str]] | None:
-        """
-        (role, digest, media type) of the blobs of an image's manifest, in order; None when it is not here. One read.
-
-        Of several manifests of one config it is the one that the reference was resolved to, or, for an id, the first
-        that came: a later manifest may pair a known config with other layers, and stands in for none.
-        """
-        with self._database.read() as connection:
-            status = find(connection, key)
-            if status is None:
-                return None
-            manifest_id = resolved(connection, key, status.id).get("manifest_id")
-            rows = connection.execute(_CONTENT, {"manifest_id": manifest_id})
-            return [(role, digest, media_type) for role, digest, media_type in rows]
-
-    def config_of(self, image_row_id: int) -> str | None:
-        """
-        The config of the image, as it came; None for an artifact. One read.
-        """
-        with self._database.read() as connection:
-            return connection.execute(select(images.c.config).where(images.c.id == image_row_id)).scalar()
 
     # ------------------------------------------------------------------ one write transaction each
 
@@ -176,11 +84,9 @@ class Images(Records):
         """
         reference = spec.normalised()
         with self._database.write() as connection:
-            known = connection.execute(
-                BY_TAG if reference.digest is None else BY_DIGEST, {"reference": str(reference)}
-            ).first()
+            known = by_reference(connection, reference)
             if known is not None:
-                return image_status(known)
+                return known
             here = connection.execute(
                 select(images.c.id, images.c.registered_bytes).where(images.c.image_id == image_id)
             ).first()
@@ -239,7 +145,9 @@ class Images(Records):
         """
         with self._database.write() as connection:
             status = found(connection, key)
-            other = connection.execute(denoted(repo_tags), {"reference": str(reference)}).scalar()
+            other = connection.execute(
+                select(repo_tags.c.image_id).where(repo_tags.c.reference == str(reference))
+            ).scalar()
             if other is not None and other != status.id and not move:
                 raise ImageAlreadyExists(
                     f"{reference.familiar} denotes image {other}",
@@ -260,7 +168,7 @@ class Images(Records):
         Raises:
             ImageNotFound: there is no such reference.
         """
-        table = table_of(reference)
+        table = metadata.tables[table_of(reference)]
         with self._database.write() as connection:
             with self._acting().on_record(connection):
                 row_id = connection.execute(
@@ -314,29 +222,6 @@ class Images(Records):
             connection.execute(
                 update(images).where(images.c.id.in_(row_ids)).values(last_used_at=self._now())
             )
-
-
-def resolved(connection: Connection, key: ImageKey, row_id: int) -> dict[str, Any]:
-    """
-    What a new tag of an image resolves to: the same as the reference it was named by, else its first manifest.
-    """
-    with contextlib.suppress(InvalidReference):  # then it is an id, which resolves to nothing of its own
-        reference = Reference.parse(str(key))
-        table = table_of(reference)
-        row = connection.execute(
-            select(table.c.manifest_id, table.c.digest, table.c.platform).where(
-                table.c.reference == str(reference), table.c.image_id == row_id
-            )
-        ).first()
-        if row is not None:
-            return dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
-    first = connection.execute(
-        select(manifests.c.id, manifests.c.digest)
-        .where(manifests.c.image_id == row_id, manifests.c.complete == 1)
-        .order_by(manifests.c.id)
-        .limit(1)
-    ).first()
-    return {} if first is None else {"manifest_id": first[0], "digest": first[1]}
 
 
 def name_image(

@@ -1,42 +1,45 @@
 """
 Which image a key names: a row's id, an image id or a prefix of one, or a reference.
+
+The statements are SQL, for they are run with and without SQLAlchemy: see `Lookups`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import TYPE_CHECKING, Final
-
-from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
 
 from ullage.errors import ImageNotFound, InvalidReference
+from ullage.model import StorageUsage
 from ullage.reference import Reference
 from ullage.repository.rows import image_status
-from ullage.schema import images, manifests, repo_digests, repo_tags
-from ullage.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select, Table
+    from typing import TypeAlias
+
+    from sqlalchemy import Connection
 
     from ullage.model import ImageStatus
+    from ullage.snapshot import Snapshot
+
+    #: What a look-up reads from: a transaction of SQLAlchemy's, or a snapshot past it.
+    Reading: TypeAlias = Connection | Snapshot
 
 __all__ = [
-    "BY_DIGEST",
-    "BY_TAG",
     "KNOWN_DIGEST",
     "KNOWN_TAG",
     "LIST",
     "ImageKey",
-    "Reading",
     "by_id",
-    "denoted",
+    "by_reference",
     "find",
     "found",
+    "resolved",
     "table_of",
+    "usage",
 ]
-
-#: What a look-up reads from: a transaction of SQLAlchemy's, or a snapshot past it.
-Reading = Connection | Snapshot
 
 #: What a host may name an image by: the row's id, an image id or a prefix of one, or a reference.
 ImageKey = int | str
@@ -44,81 +47,58 @@ ImageKey = int | str
 _HEX: Final = re.compile(r"(?:sha256:|sha512:)?([0-9a-f]{4,128})")
 
 
-def _names(table: Table) -> ColumnElement[str]:
-    return (
-        select(func.group_concat(table.c.reference, " "))
-        .where(table.c.image_id == images.c.id)
-        .correlate(images)
-        .scalar_subquery()
-    )
+STATUS: Final = """
+SELECT i.id, i.image_id, i.size, i.platform, i.uid, i.username, i.spec_image_name, i.spec_tag, i.spec_digest, i.pinned,
+       i.pulled_at, i.last_used_at,
+       (SELECT group_concat(t.reference, ' ') FROM repo_tags AS t WHERE t.image_id = i.id),
+       (SELECT group_concat(d.reference, ' ') FROM repo_digests AS d WHERE d.image_id = i.id),
+       (SELECT m.annotations FROM manifests AS m WHERE m.image_id = i.id AND m.complete = 1 ORDER BY m.id LIMIT 1)
+  FROM images AS i"""
 
+_BY_ID: Final = f"{STATUS} WHERE i.id = :id"
+_BY_PREFIX: Final = f"{STATUS} WHERE i.image_id >= :low AND i.image_id < :high ORDER BY i.id LIMIT 2"
+LIST: Final = f"{STATUS} ORDER BY i.id"
 
-STATUS: Final = select(
-    images.c.id,
-    images.c.image_id,
-    images.c.size,
-    images.c.platform,
-    images.c.uid,
-    images.c.username,
-    images.c.spec_image_name,
-    images.c.spec_tag,
-    images.c.spec_digest,
-    images.c.pinned,
-    images.c.pulled_at,
-    images.c.last_used_at,
-    _names(repo_tags),
-    _names(repo_digests),
-    select(manifests.c.annotations)
-    .where(manifests.c.image_id == images.c.id, manifests.c.complete == literal_column("1"))
-    .order_by(manifests.c.id)
-    .limit(literal_column("1"))
-    .correlate(images)
-    .scalar_subquery(),
+BY_TAG, BY_DIGEST = (
+    f"{STATUS} WHERE i.id = (SELECT image_id FROM {table} WHERE reference = :reference)"
+    for table in ("repo_tags", "repo_digests")
 )
 
-BY_ID: Final = STATUS.where(images.c.id == bindparam("id"))
-_BY_PREFIX: Final = (
-    STATUS.where(images.c.image_id >= bindparam("low"), images.c.image_id < bindparam("high"))
-    .order_by(images.c.id)
-    .limit(literal_column("2"))
-)
-LIST: Final = STATUS.order_by(images.c.id)
-
-
-def denoted(table: Table) -> Select[int]:
-    """
-    The row of the image that a reference in *table* denotes.
-    """
-    return select(table.c.image_id).where(table.c.reference == bindparam("reference"))
-
-
-BY_TAG: Final = STATUS.where(images.c.id == denoted(repo_tags).correlate(None).scalar_subquery())
-BY_DIGEST: Final = STATUS.where(images.c.id == denoted(repo_digests).correlate(None).scalar_subquery())
-
-# A known reference serves a pull when nobody asked for a platform, or when it is the one that it was resolved for.
+# A known reference serves a pull when nobody asked for a platform, or when it is the one that it was resolved for. What
+# came without a choice is what its config says.
 KNOWN_TAG, KNOWN_DIGEST = (
-    STATUS.join(table, table.c.image_id == images.c.id).where(
-        table.c.reference == bindparam("reference"),
-        or_(
-            bindparam("platform").is_(None),
-            table.c.platform == bindparam("platform"),
-            # What came without a choice is what its config says.
-            and_(
-                table.c.platform.is_(None),
-                or_(bindparam("or_unasked"), images.c.platform == bindparam("platform")),
-            ),
-        ),
-        or_(bindparam("digest").is_(None), table.c.digest == bindparam("digest")),
-    )
-    for table in (repo_tags, repo_digests)
+    f"""{STATUS} JOIN {table} AS r ON r.image_id = i.id
+ WHERE r.reference = :reference
+   AND (:platform IS NULL OR r.platform = :platform
+        OR r.platform IS NULL AND (:or_unasked OR i.platform = :platform))
+   AND (:digest IS NULL OR r.digest = :digest)"""
+    for table in ("repo_tags", "repo_digests")
 )
 
+_RESOLVED: Final = {
+    table: f"SELECT manifest_id, digest, platform FROM {table} WHERE reference = :reference AND image_id = :image_id"
+    for table in ("repo_tags", "repo_digests")
+}
+_FIRST_MANIFEST: Final = (
+    "SELECT id, digest FROM manifests WHERE image_id = :image_id AND complete = 1 ORDER BY id LIMIT 1"
+)
+_USAGE: Final = f"SELECT {', '.join(each.name for each in fields(StorageUsage))} FROM storage_usage"
 
-def table_of(reference: Reference) -> Table:
+
+def table_of(reference: Reference) -> str:
     """
     Where such a reference stands.
     """
-    return repo_tags if reference.digest is None else repo_digests
+    return "repo_tags" if reference.digest is None else "repo_digests"
+
+
+def by_reference(connection: Reading, reference: Reference) -> ImageStatus | None:
+    """
+    The image that a reference denotes; None when there is none.
+    """
+    statement = BY_TAG if reference.digest is None else BY_DIGEST
+    row = connection.exec_driver_sql(statement, {"reference": str(reference)}).first()
+    return None if row is None else image_status(row)
 
 
 def find(connection: Reading, key: ImageKey) -> ImageStatus | None:
@@ -128,7 +108,7 @@ def find(connection: Reading, key: ImageKey) -> ImageStatus | None:
     if isinstance(key, int):
         if not 0 < key < 1 << 63:
             return None  # no row has such an id, and the driver takes no such number
-        row = connection.execute(BY_ID, {"id": key}).first()
+        row = connection.exec_driver_sql(_BY_ID, {"id": key}).first()
         return None if row is None else image_status(row)
     prefix = _HEX.fullmatch(key)
     try:
@@ -137,17 +117,16 @@ def find(connection: Reading, key: ImageKey) -> ImageStatus | None:
         if prefix is None:
             raise
     else:
-        statement = BY_TAG if reference.digest is None else BY_DIGEST
-        row = connection.execute(statement, {"reference": str(reference)}).first()
-        if row is not None:
-            return image_status(row)
+        status = by_reference(connection, reference)
+        if status is not None:
+            return status
     return None if prefix is None else _by_prefix(connection, key, prefix.group(1))
 
 
 def _by_prefix(connection: Reading, key: str, digits: str) -> ImageStatus | None:
     for algorithm in (key.partition(":")[0],) if ":" in key else ("sha256", "sha512"):
         low = f"{algorithm}:{digits}"
-        rows = connection.execute(_BY_PREFIX, {"low": low, "high": low + "g"}).all()
+        rows = connection.exec_driver_sql(_BY_PREFIX, {"low": low, "high": low + "g"}).all()
         if len(rows) > 1:
             raise InvalidReference(
                 f"ambiguous: several image ids begin with {digits}", reference=key, hint="give more digits"
@@ -174,4 +153,26 @@ def by_id(connection: Reading, row_id: int) -> ImageStatus:
     """
     The image of a row that is there.
     """
-    return image_status(connection.execute(BY_ID, {"id": row_id}).one())
+    return image_status(connection.exec_driver_sql(_BY_ID, {"id": row_id}).one())
+
+
+def resolved(connection: Reading, key: ImageKey, row_id: int) -> dict[str, Any]:
+    """
+    What a new tag of an image resolves to: the same as the reference it was named by, else its first manifest.
+    """
+    with contextlib.suppress(InvalidReference):  # then it is an id, which resolves to nothing of its own
+        reference = Reference.parse(str(key))
+        row = connection.exec_driver_sql(
+            _RESOLVED[table_of(reference)], {"reference": str(reference), "image_id": row_id}
+        ).first()
+        if row is not None:
+            return dict(zip(("manifest_id", "digest", "platform"), row, strict=True))
+    first = connection.exec_driver_sql(_FIRST_MANIFEST, {"image_id": row_id}).first()
+    return {} if first is None else {"manifest_id": first[0], "digest": first[1]}
+
+
+def usage(connection: Reading) -> StorageUsage:
+    """
+    The row of ``storage_usage``.
+    """
+    return StorageUsage(*connection.exec_driver_sql(_USAGE).one())

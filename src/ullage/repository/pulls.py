@@ -104,7 +104,7 @@ class Pulls(Records):
         Whether a blob is here. One read. Only a lease keeps it here.
         """
         with self._database.glance() as snapshot:
-            row = snapshot.execute(BLOBS, {"digests": as_json([digest])}).first()
+            row = snapshot.exec_driver_sql(BLOBS.text, {"digests": as_json([digest])}).first()
         return row is not None and row[3] == "ready"
 
     # ------------------------------------------------------------------ one write transaction each

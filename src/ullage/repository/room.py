@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from ullage.repository.eviction import Evictor
-from ullage.repository.storage import discard_partials, doom_garbage, usage
+from ullage.repository.lookup import usage
+from ullage.repository.storage import discard_partials, doom_garbage
 from ullage.schema import images
 
 if TYPE_CHECKING:

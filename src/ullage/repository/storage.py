@@ -4,32 +4,24 @@ Where the bytes are, and the way out for those that nothing names: usage, the li
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, exists, func, or_, select, text, update
+from sqlalchemy import Connection, exists, func, or_, select, update
 
 from ullage.digest import Digest
 from ullage.errors import StorageLimitExceeded
-from ullage.model import ImageStorage, StorageUsage
-from ullage.repository.lookup import LIST, find
+from ullage.repository.lookup import usage
 from ullage.repository.records import Records
-from ullage.repository.rows import image_status
 from ullage.schema import (
-    accounting_drift,
     blobs,
-    image_storage,
     images,
-    in_flight,
     ingests,
     lease_blobs,
     lease_images,
     lease_trees,
     manifest_blobs,
     manifest_trees,
-    problems,
     reclaimable,
-    storage_usage,
     store,
     trees,
 )
@@ -37,11 +29,10 @@ from ullage.schema import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import ColumnElement, Table
+    from sqlalchemy import ColumnElement
 
     from ullage.database import RuleBroken
-    from ullage.model import ImageStatus
-    from ullage.repository.lookup import ImageKey, Reading
+    from ullage.model import StorageUsage
 
 __all__ = [
     "INODES_RULE",
@@ -53,7 +44,6 @@ __all__ = [
     "doomed_trees",
     "limit_exceeded",
     "set_limits",
-    "usage",
 ]
 
 #: The sentence of the trigger ``store_limit``.
@@ -62,7 +52,6 @@ LIMIT_RULE: Final = "storage limit exceeded"
 INODES_RULE: Final = "storage limit exceeded by inodes"
 BYTES_OF_AN_INODE: Final = 4096
 
-_USAGE = select(*(storage_usage.c[each.name] for each in fields(StorageUsage)))
 _LEASED = exists().where(lease_blobs.c.blob_id == blobs.c.id)
 _NAMED = exists().where(manifest_blobs.c.blob_id == blobs.c.id)
 _HELD = exists().where(lease_images.c.image_id == images.c.id)
@@ -80,68 +69,12 @@ _STACKED_ON = exists().where(manifest_trees.c.tree_id == trees.c.id)
 _GARBAGE_TREES = (trees.c.referenced == 0, ~_TREE_LEASED)
 
 
-#: What images take unpacked; those that are not, are not in it.
-_UNPACKED: Final = text(
-    "SELECT image_id, sum(space_bytes) AS bytes FROM (SELECT DISTINCT m.image_id AS image_id, t.id AS id,"
-    " t.space_bytes AS space_bytes FROM manifest_trees AS e JOIN manifests AS m ON m.id = e.manifest_id"
-    " JOIN trees AS t ON t.id = e.tree_id WHERE :image_id IS NULL OR m.image_id = :image_id) GROUP BY image_id"
-)
-
-
 class Storage(Records):
     """
     The part of `ImageRepository` that is about bytes.
     """
 
     # ------------------------------------------------------------------ one read transaction each
-
-    def usage(self) -> StorageUsage:
-        """
-        The row of ``storage_usage``. One read, at the same cost however large the store.
-        """
-        with self._database.glance() as snapshot:
-            return usage(snapshot)
-
-    def image_storage(self, row_id: int | None = None) -> list[ImageStorage]:
-        """
-        Rows of ``image_storage``: of one image, or of all. One read.
-        """
-        statement = select(image_storage)
-        if row_id is not None:
-            statement = statement.where(image_storage.c.id == row_id)
-        with self._database.read() as connection:
-            return [ImageStorage(**row) for row in connection.execute(statement).mappings()]
-
-    def on_disk(self, key: ImageKey | None = None) -> list[tuple[ImageStatus, int]]:
-        """
-        One image, or all by id, with what each takes: its blobs and its trees. One read, of one moment.
-
-        What images share is in each of them. Empty when *key* names none.
-        """
-        with self._database.read() as connection:
-            if key is None:
-                found = [image_status(row) for row in connection.execute(LIST)]
-            else:
-                status = find(connection, key)
-                found = [] if status is None else [status]
-            only = {"image_id": None if key is None or not found else found[0].id}
-            unpacked = {row.image_id: int(row.bytes) for row in connection.execute(_UNPACKED, only)}
-        return [(status, status.size + unpacked.get(status.id, 0)) for status in found]
-
-    def view(self, name: str) -> list[dict[str, Any]]:
-        """
-        The rows of one of the views for people, as dictionaries. One read.
-        """
-        with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(select(_VIEWS[name])).mappings()]
-
-    def min_free(self) -> int:
-        """
-        Bytes that pulls leave free on the filesystem. One read.
-        """
-        with self._database.read() as connection:
-            found: int = connection.execute(select(store.c.min_free_bytes)).scalar_one()
-            return found
 
     def doomed(self, limit: int) -> list[tuple[Digest, int]]:
         """
@@ -185,10 +118,6 @@ def set_limits(
     connection.execute(
         update(store).values({key: value for key, value in values.items() if value is not None})
     )
-
-
-def usage(connection: Reading) -> StorageUsage:
-    return StorageUsage(*connection.execute(_USAGE).one())
 
 
 def doom_garbage(connection: Connection) -> None:
@@ -281,8 +210,3 @@ def doomed_trees(
     if unused:
         statement = statement.where(~_STACKED_ON, ~_TREE_LEASED)
     return [(Digest(chain_id), size) for chain_id, size in connection.execute(statement)]
-
-
-_VIEWS: Final[dict[str, Table]] = {
-    view.name: view for view in (accounting_drift, in_flight, problems, reclaimable)
-}

@@ -19,9 +19,10 @@ from ullage.digest import Digest
 from ullage.errors import StoreCorrupt, StoreError
 from ullage.repository.admission import as_json
 from ullage.repository.leases import lease_id_of
+from ullage.repository.lookup import usage
 from ullage.repository.records import Records
 from ullage.repository.room import Room
-from ullage.repository.storage import doomed_trees, limit_exceeded, usage
+from ullage.repository.storage import doomed_trees, limit_exceeded
 from ullage.schema import (
     leases,
     tree_ingests,

@@ -15,7 +15,6 @@ from ullage.errors import (
 )
 from ullage.recovery import give_back, owner_name, reap, sweep_quietly, with_headroom
 from ullage.reference import ImageSpec
-from ullage.repository import Owner
 from ullage.service.handle import ImageLike, key_of, shown
 from ullage.service.looking import Looking
 
@@ -117,6 +116,8 @@ class Changing(Looking):
         Raises:
             ImageNotFound: there is no such image.
         """
+        from ullage.repository import Owner
+
         self._database.require_writable()
         repository = self._repository
         lock = self._files.new_lease()

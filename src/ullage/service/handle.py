@@ -16,13 +16,12 @@ from ullage.errors import (
     StoreError,
     StoreReadOnly,
 )
-from ullage.layout import LayoutIndex
 from ullage.model import (
     EvictionPolicy,
     ImageStatus,
 )
 from ullage.reference import ImageSpec
-from ullage.repository import ImageRepository
+from ullage.repository import Lookups
 from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
 
     from ullage.blobs import BlobFiles
     from ullage.database import Database
+    from ullage.layout import LayoutIndex
     from ullage.registry import RegistryClient
+    from ullage.repository import ImageRepository
 
 
 __all__ = ["Handle", "ImageLike", "key_of", "shown"]
@@ -65,19 +66,40 @@ class Handle:
         self._clock = clock
         self._policy = evict
         self._unpack = unpack
-        self._rows = ImageRepository(database, clock=clock)
-        self._index = None if database.read_only else LayoutIndex(self._rows, files.root)
+        self._rows = Lookups(database, clock=clock)
         self._closed = False
+        self._index: LayoutIndex | None = None
+        if not database.read_only:
+            from ullage.layout import LayoutIndex
+
+            self._index = LayoutIndex(self._repository, files.root)
 
     @property
-    def _repository(self) -> ImageRepository:
+    def _lookups(self) -> Lookups:
         """
+        What can be asked without SQLAlchemy, which takes longer to load than all else.
+
         Raises:
             StoreError: it was closed. A pull that another thread has under way still gives back what it has.
         """
         if self._closed:
             raise StoreError(f"the store in {self._files.root} was closed")
         return self._rows
+
+    @property
+    def _repository(self) -> ImageRepository:
+        """
+        All that can be asked and done.
+
+        Raises:
+            StoreError: as above.
+        """
+        from ullage.repository import ImageRepository
+
+        rows = self._lookups
+        if not isinstance(rows, ImageRepository):
+            rows = self._rows = ImageRepository(self._database, clock=self._clock)
+        return rows
 
     @property
     def _registry(self) -> RegistryClient | SimulatedRegistry:
@@ -140,7 +162,7 @@ class Handle:
         return f"<ImageService {self._files.root}>"
 
     def _get(self, image: ImageLike) -> ImageStatus:
-        status = self._repository.find(key_of(image))
+        status = self._lookups.find(key_of(image))
         if status is None:
             raise ImageNotFound(f"no such image: {shown(image)}", image=str(key_of(image)))
         return status
@@ -156,7 +178,7 @@ class Handle:
                 self._repository.touch([status.id])
         except (StoreBusy, StoreReadOnly, DiskFull):
             return status  # the image is here all the same; the next use notes it
-        return self._repository.find(status.id) or status
+        return self._lookups.find(status.id) or status
 
 
 def _do_not_wait() -> None:

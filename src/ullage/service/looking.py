@@ -34,7 +34,7 @@ class Looking(Handle):
         """
         Every image, by id, as of one moment.
         """
-        return self._repository.all()
+        return self._lookups.all()
 
     def image_status(self, image: ImageLike) -> ImageStatus | None:
         """
@@ -43,14 +43,14 @@ class Looking(Handle):
         Raises:
             InvalidReference: *image* cannot name one, or is a prefix of several ids.
         """
-        return self._repository.find(key_of(image))
+        return self._lookups.find(key_of(image))
 
     def image_status_by_ref(self, reference: str | ImageSpec) -> ImageStatus | None:
         """
         The image that a reference denotes; None when there is none.
         """
         spec = reference if isinstance(reference, ImageSpec) else ImageSpec.parse(reference)
-        return self._repository.known(spec.normalised())
+        return self._lookups.known(spec.normalised())
 
     def may_use(self, image: ImageLike, auth: AuthConfig | None = None) -> bool:
         """
@@ -74,7 +74,7 @@ class Looking(Handle):
         """
         How many images there are.
         """
-        return self._repository.usage().image_count
+        return self._lookups.usage().image_count
 
     def history(
         self, image: ImageLike | None = None, *, since: datetime | None = None, limit: int | None = None
@@ -96,7 +96,7 @@ class Looking(Handle):
         """
         if limit is not None and limit < 0:
             raise ValueError(f"limit: {limit} is negative")
-        return self._repository.history(
+        return self._lookups.history(
             None if image is None else key_of(image), since=since, limit=-1 if limit is None else limit
         )
 
@@ -109,7 +109,7 @@ class Looking(Handle):
         Raises:
             ImageNotFound: there is no such image.
         """
-        return self._repository.sources(key_of(image))
+        return self._lookups.sources(key_of(image))
 
     def manifest(self, image: ImageLike) -> Manifest:
         """
@@ -120,7 +120,7 @@ class Looking(Handle):
         """
         from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 
-        content = self._repository.content_of(key_of(image))
+        content = self._lookups.content_of(key_of(image))
         if content is None:
             raise ImageNotFound(f"no such image: {shown(image)}", image=str(key_of(image)))
         for role, digest, media_type in content:
@@ -140,7 +140,7 @@ class Looking(Handle):
             UnsupportedContent: it is an artifact, or registered: it has no image config.
         """
         status = self._get(image)
-        text = self._repository.config_of(status.id)
+        text = self._lookups.config_of(status.id)
         if text is None:
             raise UnsupportedContent(f"image {status.image_id} has no image config")
         parsed = json.loads(text)

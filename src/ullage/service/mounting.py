@@ -75,7 +75,7 @@ class Mounting(Changing):
         """
         self._database.require_writable()
         key = key_of(image)
-        if self._repository.lacks_trees(key) is False:
+        if self._lookups.lacks_trees(key) is False:
             return self._get(image)
         from ullage.telling import Telling
         from ullage.unpacker import make_trees
@@ -118,7 +118,7 @@ class Mounting(Changing):
         from ullage.mounts import MountSpec
         from ullage.unpacker import layers_of
 
-        stack = self._repository.stack_of(key_of(image))
+        stack = self._lookups.stack_of(key_of(image))
         if stack.config is None or not stack.layers:
             raise UnsupportedContent(f"image {stack.image.image_id} has no layers of files to mount")
         chain = [layer.chain_id for layer in layers_of(stack.layers, stack.config)]
@@ -203,7 +203,7 @@ class Mounting(Changing):
         """
         if not (self._unpack if unpack is None else unpack):
             return
-        lacks = self._repository.lacks_trees(key_of(image))
+        lacks = self._lookups.lacks_trees(key_of(image))
         if lacks or (lacks is None and unpack):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             self.make_trees(image, timeout=left, **how)

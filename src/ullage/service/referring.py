@@ -85,7 +85,7 @@ class Referring(Handle):
         self._database.require_writable()
         pulled = []
         for each in self.referrers(image, artifact_type=artifact_type, auth=auth, follow=True):
-            known = None if each.image_id is None else self._repository.find(each.reference)
+            known = None if each.image_id is None else self._lookups.find(each.reference)
             if cancel is not None and cancel.is_set():
                 raise PullCancelled(f"the pull of what refers to {key_of(image)} was cancelled")
             pulled.append(

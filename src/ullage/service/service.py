@@ -288,7 +288,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         ask = policy is PullPolicy.ALWAYS or (every and policy is PullPolicy.IF_NOT_PRESENT)
         known = None
         if not ask or self._is_simulated:
-            known = self._repository.known(
+            known = self._lookups.known(
                 reference, platform=None if asked is None else asked.normalised().format_all()
             )
         if known is None and policy is PullPolicy.NEVER:

@@ -36,7 +36,7 @@ class Storing(Handle):
         """
         Where the bytes are. Costs the same however large the store.
         """
-        return self._repository.usage()
+        return self._lookups.usage()
 
     def used_storage(self) -> int:
         """
@@ -76,7 +76,7 @@ class Storing(Handle):
         """
         What `set_min_free` set.
         """
-        return self._repository.min_free()
+        return self._lookups.min_free()
 
     def _set_limits(self, max_storage: int | None, min_free: int | None) -> None:
         """
@@ -94,7 +94,7 @@ class Storing(Handle):
         Raises:
             ImageNotFound: there is no such image.
         """
-        return self._repository.image_storage(None if image is None else self._get(image).id)
+        return self._lookups.image_storage(None if image is None else self._get(image).id)
 
     def on_disk(self, image: ImageLike | None = None) -> list[tuple[ImageStatus, int]]:
         """
@@ -105,7 +105,7 @@ class Storing(Handle):
         Raises:
             InvalidReference: *image* cannot name one, or is a prefix of several ids.
         """
-        return self._repository.on_disk(None if image is None else key_of(image))
+        return self._lookups.on_disk(None if image is None else key_of(image))
 
     def collect(self, policy: EvictionPolicy | None = None, *, dry_run: bool = False) -> Reclaimed:
         """
@@ -181,7 +181,7 @@ class Storing(Handle):
         """
         The rows of ``in_flight``, ``reclaimable``, ``accounting_drift`` or ``problems``, as the shell shows them.
         """
-        return self._repository.view(name)
+        return self._lookups.view(name)
 
 
 def check_limit(name: str, limit: int | None) -> None:

@@ -154,11 +154,9 @@ class Unpacking(Changing):
             raise StoreError(f"{target} is in the store", hint="name a directory outside of it")
         layer.require_free(target)
         with self.hold(image) as status:
-            stack = self._repository.stack_of(key_of(image))
+            stack = self._lookups.stack_of(key_of(image))
             if stack.image.id != status.id:
-                stack = self._repository.stack_of(
-                    status.id
-                )  # the reference moved to another image in between
+                stack = self._lookups.stack_of(status.id)  # the reference moved to another image in between
             if stack.manifest_digest is None:
                 raise ImageNotFound(
                     f"the content of image {shown(image)} is not kept here", image=str(key_of(image))
