@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 import ullage
+from support.images import ImageBuilder
 from support.keepsake import kept, unpacked
+from support.registry import FaultRegistry
 from support.schema import GOLDEN, schema_of
 from support.worker import run_python
 
@@ -53,26 +55,144 @@ def test_help_loads_only_the_command_line():
     code = (
         "import sys, ullage.cli\n"
         "code = ullage.cli.main(['--help'])\n"
-        "print('loaded', *sorted(sys.modules))\n"
+        "print('these:', *sorted(sys.modules))\n"
         "sys.exit(code)"
     )
 
-    loaded = run_python(code).rpartition("loaded ")[2].split()
+    loaded = run_python(code).rpartition("these: ")[2].split()
 
     assert set(HEAVY) & set(loaded) == {"click"}
     assert not {"ullage.service", "ullage.database", "ullage.registry"} & set(loaded)
 
 
-def test_a_service_loads_neither_migrations_nor_http_until_it_needs_them(root):
+#: What a look-up may load of this package, by the command line's modules and the parts of the service beside these.
+LOOKING = {
+    *(
+        "archive",
+        "blobs",
+        "database",
+        "digest",
+        "driver",
+        "errors",
+        "events",
+        "exports",
+        "filesystem",
+        "head",
+    ),
+    *(
+        "ingest",
+        "layer",
+        "locks",
+        "model",
+        "moment",
+        "pattern",
+        "platform",
+        "recovery",
+        "reference",
+        "refusal",
+    ),
+    *("repository", "revision", "schema", "service", "simulated", "sizes", "snapshot", "trees"),
+    *("repository.acting", "repository.history", "repository.looking", "repository.lookup"),
+    *("repository.lookups", "repository.records", "repository.rows", "repository.standing"),
+    *("schema.revisions", "schema.script"),
+}
+#: And what else who reads documents.
+INSPECTING = {
+    "charge",
+    "document",
+    "image_config",
+    "layer.chain",
+    "manifest",
+    "matcher",
+    "mounts",
+    "vocabulary",
+}
+#: And what else whoever opens a store to change it.
+CHANGING = {"engine", "layout", "schema.tables", "schema.views", "vocabulary"}
+
+
+def modules_of(printed):
+    """
+    What was loaded: from elsewhere of what is heavy, and of this package, without what any store needs.
+    """
+    loaded = printed.rpartition("these: ")[2].split()
+    own = {name.removeprefix("ullage.") for name in loaded if name.startswith("ullage.")}
+    beside = {name for name in own if name.partition(".")[0] == "cli" or name.startswith("service.")}
+    return set(HEAVY) & set(loaded), own - beside
+
+
+def commanded(root, *arguments):
+    code = (
+        "import sys, ullage.cli\n"
+        "code = ullage.cli.main(sys.argv[1:])\n"
+        "print('these:', *sorted(sys.modules))\n"
+        "sys.exit(code)"
+    )
+    return modules_of(run_python(code, *arguments, "--root", root))
+
+
+@pytest.fixture
+def stocked(root):
+    with ullage.ImageService.open(root, registry=ullage.SimulatedRegistry()) as store:
+        store.pull_image("app:1")
+    return root
+
+
+@pytest.mark.parametrize("command", ["images", "df", "df -v", "history", "inspect app:1"])
+def test_a_command_that_looks_does_without_sqlalchemy(command, stocked):
+    """
+    Which takes longer to load than all else that it does. What a look-up loads is written down: each is milliseconds.
+    """
+    heavy, own = commanded(stocked, *command.split())
+
+    assert heavy == {"click"}
+    assert own <= LOOKING | (INSPECTING if command.startswith("inspect") else set())
+
+
+def test_a_service_that_looks_loads_no_more_than_a_command(stocked):
     code = (
         "import sys, ullage\n"
-        "with ullage.ImageService.open(sys.argv[1]) as images: images.list_images()\n"
-        "print(*sorted(sys.modules))"
+        "with ullage.ImageService.open(sys.argv[1], read_only=True) as images:\n"
+        "    assert images.image_status('app:1') in images.list_images()\n"
+        "print('these:', *sorted(sys.modules))"
     )
 
-    loaded = run_python(code, root).split()
+    heavy, own = modules_of(run_python(code, stocked))
 
-    assert set(HEAVY) & set(loaded) == {"sqlalchemy"}
+    assert heavy == set()
+    assert own <= LOOKING
+
+
+def test_a_service_loads_neither_layers_nor_archives_nor_http_until_it_needs_them(stocked):
+    """
+    Neither does the pull of what is here.
+    """
+    code = (
+        "import sys, ullage\n"
+        "with ullage.ImageService.open(sys.argv[1]) as images:\n"
+        "    images.list_images()\n"
+        "    assert images.pull_image('app:1').repo_tags\n"
+        "print('these:', *sorted(sys.modules))"
+    )
+
+    heavy, own = modules_of(run_python(code, stocked))
+
+    assert heavy == {"sqlalchemy"}
+    assert {name for name in own if not name.startswith("repository.")} <= LOOKING | CHANGING
+
+
+def test_a_pull_loads_neither_migrations_nor_what_unpacks_layers(tmp_path):
+    with FaultRegistry() as registry:
+        ImageBuilder(registry, "app").layer({"etc/a": b"a"}).push("1")
+
+        heavy, own = commanded(tmp_path / "new", "pull", f"{registry.host}/app:1")
+
+    assert heavy == {"click", "sqlalchemy", "urllib3"}
+    assert not {name for name in own if name.startswith(("archive.", "layer."))} - {
+        "archive.place",
+        "layer.chain",
+    }
+    assert not {"check", "doctor", "migrate", "push", "releases", "salvage", "unpacker"} & own
 
 
 # Public names
@@ -93,7 +213,7 @@ def test_the_names_for_type_checkers_are_the_public_names():
 
 
 #: Packages whose names are loaded when they are first used.
-LAZY = ("archive", "layer", "registry")
+LAZY = ("archive", "layer", "registry", "repository", "schema")
 
 
 @pytest.mark.parametrize("package", LAZY)

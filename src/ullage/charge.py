@@ -9,7 +9,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ullage.errors import DiskFull, PullCancelled, StorageLimitExceeded
+from ullage.errors import DiskFull, InvalidManifest, PullCancelled, StorageLimitExceeded
+from ullage.image_config import parse_config
+from ullage.layer import chain_ids
 from ullage.recovery import reap, sweep
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from ullage.model import Evicted
     from ullage.repository import ImageRepository
 
-__all__ = ["Budgets", "Charge", "Course", "Layer"]
+__all__ = ["Budgets", "Charge", "Course", "Layer", "layers_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,25 @@ class Layer:
     size: int
     diff_id: Digest
     chain_id: Digest
+
+
+def layers_of(blobs: Sequence[tuple[Digest, int]], config: str) -> tuple[Layer, ...]:
+    """
+    The layers of a manifest (digest and size), the lowest first, with what the config says of them.
+
+    Raises:
+        InvalidManifest: the two do not fit together.
+    """
+    diff_ids = parse_config(config.encode()).diff_ids
+    if len(diff_ids) != len(blobs):
+        raise InvalidManifest(
+            f"the manifest has {len(blobs)} layers, and the config {len(diff_ids)}",
+            hint="the image is broken: ask who built it",
+        )
+    return tuple(
+        Layer(digest, size, diff_id, chain_id)
+        for (digest, size), diff_id, chain_id in zip(blobs, diff_ids, chain_ids(diff_ids), strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ullage.arrivals import Arrivals
+from ullage.charge import layers_of
 from ullage.errors import (
     DigestMismatch,
     DiskFull,
@@ -38,7 +39,6 @@ from ullage.recovery import give_back, owner_name, reap, sweep, sweep_quietly
 from ullage.repository import Origin, Owner
 from ullage.resolve import Resolver
 from ullage.telling import Telling
-from ullage.unpacker import UnpackingJob, layers_of
 
 if TYPE_CHECKING:
     import threading
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ullage.platform import Platform
     from ullage.repository import Claims, ImageRepository, NewImage
     from ullage.resolve import Plan, Repo, Target
+    from ullage.unpacker import UnpackingJob
 
 __all__ = ["Pull"]
 
@@ -72,12 +73,10 @@ class Pull:
     One pull. `run` it once.
 
     Args:
-        repo: who is asked: a registry's repo, or an image of a layout or archive.
-        target: what for, and what it is to be called.
+        repo, target: who is asked, a registry or an archive; what for, and what it is to be called.
         platform: the one that was asked for, None for this machine's.
         every: the other platforms' images as well, all in one admission and one completion.
-        deadline: of `time.monotonic`, None for none.
-        cancel: set by the caller, from any thread, to end the pull.
+        deadline, cancel: what ends it: a moment of `time.monotonic`, an event that any thread sets.
         unpack: have its trees as well, or nothing; None to have them where it is made of layers of files.
         patience: `Database.patience`, so that waiting to write ends as well when the pull has to.
     """
@@ -313,10 +312,12 @@ class Pull:
         if self._unpack is False or self._job is not None:
             return
         config = self._new_image(plan).config
-        if config is None and self._unpack is None:
-            return
         if config is None:
+            if self._unpack is None:
+                return
             raise UnsupportedContent(f"{self._target.familiar} has no layers of files to unpack")
+        from ullage.unpacker import UnpackingJob  # noqa: PLC0415 -- most pulls unpack nothing
+
         self._job = UnpackingJob(
             self._repository,
             self._files,

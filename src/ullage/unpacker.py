@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from ullage.arrivals import Arrivals
-from ullage.charge import Budgets, Charge, Course, Layer
+from ullage.charge import Budgets, Charge, Course, Layer, layers_of
 from ullage.digest import Digest
-from ullage.errors import ImageError, InvalidManifest, PullCancelled, StoreReadOnly, UnsupportedContent
-from ullage.image_config import parse_config
+from ullage.errors import ImageError, PullCancelled, StoreReadOnly, UnsupportedContent
 from ullage.ingest import translated
-from ullage.layer import ApplyOptions, LayerBlob, apply_overlays, chain_ids
+from ullage.layer import ApplyOptions, LayerBlob, apply_overlays
 from ullage.recovery import give_back, owner_name, reap, sweep_quietly
 from ullage.repository import NewTree, Owner
 
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     #: `Database.patience`.
     Patience = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
-__all__ = ["Unpacker", "UnpackingJob", "layers_of", "make_trees"]
+__all__ = ["Unpacker", "UnpackingJob", "make_trees"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,25 +54,6 @@ _TICK_SECONDS: Final = 0.05
 #: CAP_CHOWN, CAP_SYS_ADMIN, CAP_MKNOD: for owners, for ``trusted.`` attributes, for devices.
 _CHOWN: Final = 1 << 0
 _ALL_RIGHTS: Final = _CHOWN | 1 << 21 | 1 << 27
-
-
-def layers_of(blobs: Sequence[tuple[Digest, int]], config: str) -> tuple[Layer, ...]:
-    """
-    The layers of a manifest (digest and size), the lowest first, with what the config says of them.
-
-    Raises:
-        InvalidManifest: the two do not fit together.
-    """
-    diff_ids = parse_config(config.encode()).diff_ids
-    if len(diff_ids) != len(blobs):
-        raise InvalidManifest(
-            f"the manifest has {len(blobs)} layers, and the config {len(diff_ids)}",
-            hint="the image is broken: ask who built it",
-        )
-    return tuple(
-        Layer(digest, size, diff_id, chain_id)
-        for (digest, size), diff_id, chain_id in zip(blobs, diff_ids, chain_ids(diff_ids), strict=True)
-    )
 
 
 class Unpacker:

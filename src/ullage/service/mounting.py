@@ -115,8 +115,8 @@ class Mounting(Changing):
             ImageNotFound: there is no such image, or it is not unpacked.
             UnsupportedContent: it is an artifact, or registered, or has no layers.
         """
+        from ullage.charge import layers_of
         from ullage.mounts import MountSpec
-        from ullage.unpacker import layers_of
 
         stack = self._lookups.stack_of(key_of(image))
         if stack.config is None or not stack.layers:

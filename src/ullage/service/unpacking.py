@@ -148,7 +148,7 @@ class Unpacking(Changing):
         Raises:
             TargetExists, StoreError: *target* is no place for it.
         """
-        from ullage.unpacker import layers_of
+        from ullage.charge import layers_of
 
         if target.resolve().is_relative_to(self._files.root.resolve()):
             raise StoreError(f"{target} is in the store", hint="name a directory outside of it")
