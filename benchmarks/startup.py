@@ -5,6 +5,7 @@ What a short command costs before it has done anything: each a process, beside o
 from __future__ import annotations
 
 import argparse
+import compileall
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from filled import filled
 from ratios import Command, Ratios, scratch
+
+import ullage
 
 ULLAGE = str(Path(sys.executable).with_name("ullage"))
 
@@ -29,6 +32,9 @@ def main() -> None:
         sqlalchemy = Command("import sqlalchemy", ((sys.executable, "-c", "import sqlalchemy"),))
         small, large = filled(base / "small", 10), filled(base / "large", asked.images)
 
+        # As who installed it has it: else each process would compile what it loads.
+        compileall.compile_dir(Path(ullage.__file__).parent, quiet=1)
+
         def images(root: Path) -> Command:
             return Command("ullage", ((ULLAGE, "images", "--root", str(root)),))
 
@@ -42,6 +48,21 @@ def main() -> None:
         ratios.compare(
             "open a store and ask for one image",
             ours=Command("python", ((sys.executable, "-c", ask, str(small)),)),
+            theirs=sqlalchemy,
+        )
+        look = ask.replace("argv[1]", "argv[1], read_only=True")
+        ratios.compare(
+            "open a store to look, and ask for one image",
+            ours=Command("python", ((sys.executable, "-c", look, str(small)),)),
+            theirs=sqlalchemy,
+        )
+        make = (
+            "import sys, tempfile, ullage\n"
+            "with tempfile.TemporaryDirectory(dir=sys.argv[1]) as root: ullage.ImageService.open(root).close()"
+        )
+        ratios.compare(
+            "make a store",
+            ours=Command("python", ((sys.executable, "-c", make, str(base)),)),
             theirs=sqlalchemy,
         )
         ratios.compare("ullage --help", ours=Command("ullage", ((ULLAGE, "--help"),)), theirs=python)

@@ -151,7 +151,7 @@ class Database:
         try:
             driver.execute("BEGIN")
             yield Snapshot(driver)
-            driver.execute("COMMIT")
+            driver.commit()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             whole = False
             said = translate(error, self.path)
