@@ -87,22 +87,24 @@ class Arrivals:
             self._wait(lambda: digest in self._here or self._received.get(digest, 0) > 0, check)
             if digest in self._here:
                 return self._files.open_arrived(digest)
-            restarts = self._early[digest] = self._restarts[digest]
+            restarts = self._restarts[digest]
+            # Of a layer that is there twice the first to read it counts: the other may begin after a restart.
+            self._early.setdefault(digest, restarts)
         return _Coming(self, self._files.open_arrived(digest), digest, size, restarts, check)
 
     def settle(self, digest: Digest, check: Callable[[], None]) -> None:
         """
-        Wait until a blob is whole and verified. After this it was not read too early.
+        Wait until a blob is whole and verified, and all that was read early: other layers hold room as well. After
+        this nothing was read too early.
 
         Raises:
-            ContentError: it was begun again, and what was read of it is worth nothing.
+            ContentError: one was begun again, and what was read of it is worth nothing.
         """
         with self._changed:
-            self._wait(lambda: digest in self._here, check)
-            restarts = self._early.get(digest)
-            if restarts is not None:
-                self._require_same(digest, restarts)
-                del self._early[digest]
+            self._wait(lambda: self._here.issuperset((digest, *self._early)), check)
+            for each, restarts in self._early.items():
+                self._require_same(each, restarts)
+            self._early.clear()
 
     def forget(self, digests: Iterable[Digest], check: Callable[[], None]) -> None:
         """

@@ -73,8 +73,8 @@ class Course:
     """
     What whoever unpacks lets happen meanwhile.
 
-    ``check`` ends it by raising; ``patience`` is `Database.patience`; ``told`` hears of bytes that were read of a
-    blob. All are called by several threads. With ``evict`` images may go, never those of ``spare``.
+    ``check`` ends it by raising; ``patience`` is `Database.patience`; ``told`` hears how far a blob was read. All are
+    called by several threads. With ``evict`` images may go, never those of ``spare``.
     """
 
     check: Callable[[], None]
@@ -89,7 +89,8 @@ class Charge:
     Reserves room for trees that a lease of ours makes.
 
     Args:
-        settle: waits until the blob of a layer is verified: nothing gives way to bytes that are not.
+        settle: waits until the blob of a layer is verified, and those of others that hold room: nothing gives way to
+            bytes that are not.
     """
 
     def __init__(
@@ -116,6 +117,13 @@ class Charge:
     def fill(self, layer: Layer, result: LayerResult) -> None:
         with self.course.patience(self.course.check):
             self._repository.fill_tree(self._token, layer.chain_id, result.space_bytes, result.inodes)
+
+    def give_back(self, layers: Sequence[Layer]) -> None:
+        """
+        Nothing is written of these any more, and they are filled once more.
+        """
+        with self.course.patience(self.course.check):
+            self._repository.begin_trees_anew(self._token, [layer.chain_id for layer in layers])
 
     def make_room(self, layer: Layer, space_bytes: int, inodes: int) -> None:
         """

@@ -224,7 +224,8 @@ class Pull:
             self._telling.received |= {d: plan.wanted[d] for d in claims.present}
 
     def _fetch(self, executor: ThreadPoolExecutor, token: str, plan: Plan, mine: set[Digest]) -> None:
-        configs = {each.manifest.config.digest: each for each in plan.images}
+        # Ours last: where two manifests have one config, it stands for ours.
+        configs = {each.manifest.config.digest: each for each in reversed(plan.images)}
         futures: dict[Future[None], Digest] = {}
         listed = [each for each in plan.wanted if each in mine]  # as a mirror's clients read along
         for digest in sorted(listed, key=lambda each: (each not in plan.documents, each not in configs)):
@@ -338,12 +339,11 @@ class Pull:
         # Others may wait for our blobs to make a tree, as we wait for that.
         self._publish(token)
         self._repository.show_unpacking(token)
-        self._telling.of_unpacking(self._job.progress())
         try:
             while (chain := self._job.poll(seconds=self._tick_seconds())) is None:
                 self._check_time()
-                self._telling.of_unpacking(self._job.progress())
-                self._telling.of_evicted_since(self._job.evicted)
+                self._telling.of_unpacking(self._job.progress(), self._job.evicted)
+            self._telling.of_unpacking(self._job.progress(), self._job.evicted)
             return chain
         finally:
             self._job.stop()

@@ -61,10 +61,13 @@ class Telling:
                     )
                 )
 
-    def of_unpacking(self, progress: Mapping[Digest, tuple[int, int]]) -> None:
+    def of_unpacking(self, progress: Mapping[Digest, tuple[int, int]], evicted: Sequence[Evicted]) -> None:
         """
-        Tell of each layer that was read on: bytes read of its blob, and its size.
+        Tell of each layer that was read on: bytes read of its blob, and its size. And of images that had to go for it,
+        in a list that grows.
         """
+        self.of_evicted(evicted[self._told_evicted :])
+        self._told_evicted = len(evicted)
         if self._on_progress is None:
             return
         step = self._step(PullStatus.EXTRACTING, dict(self.received))
@@ -83,13 +86,6 @@ class Telling:
             self._on_progress(
                 PullProgress(reference=self._reference, status=PullStatus.PENDING, evicted=tuple(evicted))
             )
-
-    def of_evicted_since(self, evicted: Sequence[Evicted]) -> None:
-        """
-        The same, of those that are new in a list that grows.
-        """
-        self.of_evicted(evicted[self._told_evicted :])
-        self._told_evicted = len(evicted)
 
     def _step(self, status: PullStatus, received: Mapping[Digest, int]) -> PullProgress:
         return PullProgress(

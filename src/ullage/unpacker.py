@@ -17,7 +17,6 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
@@ -127,6 +126,8 @@ class Unpacker:
             self._arrivals.forget([layer.digest for layer in layers], self._course.check)
             trees.discard(claims.owned)
             trees.empty_trash()
+            # Not sooner: what was reserved for it is room that it took.
+            self.charge.give_back(layers)
             results = self._fill(claims, layers, options)
         made = [
             NewTree(
@@ -190,6 +191,7 @@ class _Source:
         self._course = course
         self._check = check
         self._file: Blob | None = None
+        self._at = 0
 
     def __enter__(self) -> Self:
         return self
@@ -204,7 +206,8 @@ class _Source:
             self._file = self._arrivals.open(self._layer.digest, self._layer.size, self._check)
         with translated():
             data = self._file.read(size)
-        self._course.told(self._layer.digest, len(data))
+        self._at += len(data)
+        self._course.told(self._layer.digest, self._at)
         return data
 
 
@@ -234,7 +237,7 @@ class UnpackingJob:
         self._patience = patience
         self._stopped = threading.Event()
         self._told = threading.Lock()
-        self._read: Counter[Digest] = Counter()
+        self._read: dict[Digest, int] = {}
         self._sizes = {layer.digest: layer.size for layer in layers}
         self._unpacker = Unpacker(
             repository,
@@ -286,9 +289,10 @@ class UnpackingJob:
             raise PullCancelled("unpacking was given up")
         self._check_caller()
 
-    def _tell(self, digest: Digest, count: int) -> None:
+    def _tell(self, digest: Digest, read: int) -> None:
         with self._told:
-            self._read[digest] += count
+            # Two layers may be of one blob, and one may be read twice.
+            self._read[digest] = max(self._read.get(digest, 0), read)
 
 
 def make_trees(
@@ -332,6 +336,7 @@ def make_trees(
             try:
                 while (chain := job.poll(seconds=_TICK_SECONDS)) is None:
                     on_tick(job)
+                on_tick(job)
             finally:
                 job.stop()
             repository.finish_unpacking(token, manifest, chain)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import tarfile
 import time
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -402,3 +403,94 @@ def test_reading_continues_after_an_entry_whose_data_nobody_wanted():
         reader = TarReader(source, max_entries=10, max_overhead_bytes=1 << 20)
 
         assert [reader.next().name, reader.next().name, reader.next()] == [b"a", b"b", None]
+
+
+# ---------------------------------------------------------------------- the short way through a header, and the long one
+
+
+@pytest.mark.parametrize(
+    ("field", "is_one"),
+    [
+        (b"%06o\0 ", True),
+        (b"%06o \0", True),
+        (b"%06o  ", True),
+        (b"%06o\0x", True),
+        (b"%6o\0 ", True),
+        (b"%07o\0", True),
+        (b"%06o x", False),
+        (b"%06o \xff", False),
+        (b"%06ox ", False),
+    ],
+)
+@pytest.mark.parametrize("mtime", [MTIME, b" 1234567071\0"], ids=["digits", "blanks"])
+def test_what_may_follow_a_checksum_is_the_same_whatever_the_other_fields_are(field, is_one, mtime):
+    block = bytearray(header(b"file", mtime=mtime))
+    block[148:156] = b" " * 8
+    block[148:156] = field % sum(block)
+    archive = bytes(block) + bytes(2 * BLOCK)
+
+    if is_one:
+        assert only(archive)[0].name == b"file"
+    else:
+        with pytest.raises(UnsafeLayer):
+            entries(archive)
+
+
+@pytest.mark.parametrize("mtime", [MTIME, b" 1234567071\0"], ids=["digits", "blanks"])
+def test_a_checksum_is_octal(mtime):
+    block = bytearray(header(b"file", mtime=mtime))
+    block[148:156] = b" " * 8
+    block[148:156] = b"\x80" + sum(block).to_bytes(7, "big")
+
+    with pytest.raises(UnsafeLayer):
+        entries(bytes(block) + bytes(2 * BLOCK))
+
+
+def test_both_ways_through_a_header_read_the_same_or_refuse(monkeypatch):
+    """
+    Random headers, many of them with sums beyond 65,535, with ends of fields that are none, with signed checksums.
+    """
+    random = Random(1988)
+    numbers = [
+        lambda width: b"%0*o" % (width - 1, random.randrange(8 ** (width - 1))) + random.choice([b"\0", b" ", b"x"]),
+        lambda width: (b"%o" % random.randrange(8 ** (width - 3))).rjust(width - 2) + random.choice([b"\0 ", b" 7", b"\0x"]),
+        lambda width: b"\x80" + random.randbytes(width - 1),
+        bytes,
+        random.randbytes,
+    ]  # fmt: skip
+
+    def number(width):
+        return random.choice(numbers[:1] * 4 + numbers)(width)
+
+    def block():
+        made = bytearray().join(
+            (
+                random.choice([b"a/b", random.randbytes(100), b"\xff" * 100]).ljust(100, b"\0"),
+                *(number(width) for width in (8, 8, 8, 12, 12)),
+                b" " * 8,
+                random.choice([b"0", b"5", b"\0", b"x"]),
+                random.choice([bytes(100), random.randbytes(100), b"\xff" * 100]),
+                random.choice([b"ustar\x0000", b"ustar  \0", bytes(8)]),
+                random.choice([bytes(64), b"\xff" * 64]),
+                number(8) + number(8),
+                random.choice([bytes(167), b"\xff" * 167, random.randbytes(167)]),
+            )
+        )
+        total = sum(made) - random.choice([0, 0, 256 * sum(each >= 0x80 for each in made), 65_536])
+        end = random.choice([b"\0 ", b" \0", b"\0x", b" x", bytes(2)])
+        made[148:156] = (b"%06o" % max(total, 0) + end)[:8]
+        return bytes(made)
+
+    def read(archive):
+        try:
+            return entries(archive)
+        except UnsafeLayer as error:
+            return "none" if "is none" in str(error) or "checksum" in str(error) else str(error)
+
+    blocks = [block() for _ in range(3000)]
+    short = [read(each) for each in blocks]
+    monkeypatch.setattr("ullage.layer.tar.octal_digits", lambda _digits: None)
+    long = [read(each) for each in blocks]
+
+    assert short == long
+    assert sum(isinstance(each, list) for each in short) > 50

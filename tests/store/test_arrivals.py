@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from support import layers as entries
-from support.images import ImageBuilder, noise
+from support.images import ImageBuilder, noise, push_index, tar_of
 from support.registry import stall, wrong_bytes
 from support.store import check_trees, query, snapshot
-from ullage import DigestMismatch, EvictionPolicy, PullCancelled, UnsafeLayer
+from ullage import DigestMismatch, EvictionPolicy, PullCancelled, PullStatus, UnsafeLayer
 from ullage.digest import digest_of
 
 FIRST = {"first": noise(300_000, "first")}
@@ -187,3 +187,92 @@ def test_a_mirror_that_is_wrong_ends_as_it_does_without_unpacking(store, root, r
         store.pull_image(image.reference, unpack=True)
 
     assert snapshot(root) == before
+
+
+def interrupted(store, root, registry, blob, reference, pulled, wait_until):
+    """
+    What an attempt that was cancelled leaves of *blob*, to be torn.
+    """
+    cancel, fault = threading.Event(), registry.inject(f"*/blobs/{blob}", stall(after=300_000), times=1)
+    pull = pulled(store, reference, cancel=cancel)
+    left = root / "ingest" / blob.partition(":")[2]
+    wait_until(lambda: left.exists() and left.stat().st_size > 250_000)
+    cancel.set()
+    assert isinstance(pull.join(), PullCancelled)
+    fault.release()
+    return left
+
+
+def test_what_unverified_bytes_had_reserved_is_given_back_before_anything_gives_way(
+    open_store, root, registry, pulled, wait_until
+):
+    """
+    The upper of two layers is a bomb until its blob comes again; the lower one has its turn before it is made again.
+    """
+    store = open_store(evict=EvictionPolicy())
+    old = ImageBuilder(registry, "old").noise_layer(300_000, "old").push("1")
+    image = ImageBuilder(registry, "two").layer(LARGE).layer({"third": noise(900_000, "third")}).push("1")
+    lower, upper = (each.digest for each in image.layers)
+    store.pull_image(old.reference)
+    store.set_max_storage(store.usage().used_bytes + image.size + (4 << 20))
+    bomb = entries.tar(*(entries.entry(b"zeros%d" % each, data=bytes(1 << 20)) for each in range(12)))
+    left = interrupted(store, root, registry, upper, image.reference, pulled, wait_until)
+    left.write_bytes(gzip.compress(bomb))
+    (root / "ingest" / lower.partition(":")[2]).unlink()
+
+    faults = [registry.inject(f"*/blobs/{each}", stall(after=100), times=1) for each in (lower, upper)]
+    pull = pulled(store, image.reference)
+    wait_until(lambda: query(root, "SELECT max(reserved_bytes) > 3000000 FROM tree_ingests") == [(1,)])
+    for fault in faults:
+        fault.release()
+
+    assert pull.join() is None
+    assert store.image_status(old.reference) is not None
+    assert store.history()[0].event == "pulled"
+    check_trees(root)
+
+
+def test_two_images_of_one_config_are_unpacked_as_one_is(store, registry):
+    """
+    The same layers compressed twice, as builders write them for old readers and new ones: both have one config.
+    """
+    tar = tar_of(LARGE)
+    builders = [
+        ImageBuilder(registry, "twice").raw_layer(gzip.compress(tar, level, mtime=0), diff_id=digest_of(tar))
+        for level in (9, 1)
+    ]
+    images = push_index(registry, "twice", builders, "1")
+    assert images[0].config.digest == images[1].config.digest
+
+    told = []
+
+    store.pull_image(
+        images[0].reference,
+        platform="all",
+        unpack=True,
+        on_progress=lambda step: told.append(step.status),
+    )
+
+    assert told.index(PullStatus.EXTRACTING) < told.index(PullStatus.COMPLETE), "not here without its trees"
+    assert files_of(store, images[0].reference) == LARGE
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_of_a_layer_that_is_there_twice_no_more_is_told_than_it_has(
+    torn, store, root, registry, pulled, wait_until
+):
+    """
+    Nor of one that is read twice.
+    """
+    image = ImageBuilder(registry, "large").layer(LARGE).layer({"above": b""}).layer(LARGE).push("1")
+    if torn:
+        left = interrupted(store, root, registry, image.layers[0].digest, image.reference, pulled, wait_until)
+        left.write_bytes(bytes(left.stat().st_size))
+    told = []
+
+    store.pull_image(image.reference, unpack=True, on_progress=told.append)
+
+    unpacked = [each for each in told if each.status is PullStatus.EXTRACTING and each.blob]
+    assert all(each.blob_done_bytes <= each.blob_total_bytes for each in unpacked)
+    last = {each.blob: each.blob_done_bytes for each in unpacked}
+    assert last == {layer.digest: layer.size for layer in image.layers}

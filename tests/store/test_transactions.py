@@ -212,6 +212,7 @@ METHODS = {
     "claim_trees": (unpacking, lambda r: r.claim_trees(TOKEN, CHAIN, nothing), 6),
     "reserve_tree": (claimed, lambda r: r.reserve_tree(TOKEN, CHAIN[0], 10, 1), 1),
     "fill_tree": (claimed, lambda r: r.fill_tree(TOKEN, CHAIN[0], 10, 1), 1),
+    "begin_trees_anew": (filled, lambda r: r.begin_trees_anew(TOKEN, CHAIN), 3),
     "make_room_for_tree": (
         claimed,
         lambda r: r.make_room_for_tree(TOKEN, CHAIN[0], 10, 1, discard=nothing, evict=True, spare=()),

@@ -228,11 +228,12 @@ class TarReader:
             and size_end in _ENDS
             and mtime_end in _ENDS
             and checksum_end in _ENDS
+            and (not checksum_end or last in _ENDS)
         ):
             size_bytes = numbers >> (_SHORT_BITS + _LONG_BITS)
             seconds = numbers >> _SHORT_BITS & _LONG_MASK
         else:
-            if number(block[148:156]) != total:
+            if octal(block[148:156]) != total:
                 _require_checksum(block)
             size_bytes, seconds = number(block[124:136]), number(block[136:148])
         memo = self._memo

@@ -92,6 +92,17 @@ _FILL: Final = text(
     "UPDATE tree_ingests SET state = 'filled', reserved_bytes = :space_bytes, reserved_inodes = :inodes"
     " WHERE chain_id = :chain_id AND lease_id = (SELECT id FROM leases WHERE token = :token)"
 )
+#: Down goes what is reserved in one step alone, from a row that grows to one that is filled.
+_ANEW: Final = tuple(
+    text(
+        f"UPDATE tree_ingests SET {change} WHERE chain_id IN (SELECT value FROM json_each(:chain))"
+        " AND lease_id = (SELECT id FROM leases WHERE token = :token)"
+    )
+    for change in (
+        "state = 'partial'",
+        "state = 'filled', reserved_bytes = 0, reserved_inodes = 0",
+    )
+)
 _ARRIVED: Final = text(
     "UPDATE tree_ingests SET state = 'arrived'"
     " WHERE lease_id = :lease_id AND chain_id IN (SELECT value FROM json_each(:chain))"
@@ -215,6 +226,17 @@ class Trees(Records):
             except RuleBroken as error:
                 raise _refused(connection, error, chain_id, space_bytes, inodes) from error
             if not filled.rowcount:
+                raise StoreError(_ENDED)
+
+    def begin_trees_anew(self, token: str, chain: Sequence[Digest]) -> None:
+        """
+        What was written of these trees, which we make, is gone: nothing is reserved for them, and they grow again.
+        One write that costs no fsync.
+        """
+        with self._database.write(durable=False) as connection:
+            for statement in _ANEW:
+                begun = connection.execute(statement, {"token": token, "chain": as_json(chain)})
+            if begun.rowcount != len(chain):
                 raise StoreError(_ENDED)
 
     def make_room_for_tree(

@@ -91,8 +91,7 @@ class Mounting(Changing):
 
         def tell(job: UnpackingJob) -> None:
             check()
-            telling.of_unpacking(job.progress())
-            telling.of_evicted_since(job.evicted)
+            telling.of_unpacking(job.progress(), job.evicted)
 
         return make_trees(
             self._repository,
