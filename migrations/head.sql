@@ -3,7 +3,7 @@
 
 PRAGMA application_id = 1970039911;
 
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
@@ -918,26 +918,6 @@ UNION ALL SELECT 'I3', 'ingest of a tree without its lease', chain_id, lease_id 
 UNION ALL SELECT 'I3', 'tree both here and on its way', chain_id, NULL FROM tree_ingests AS g WHERE EXISTS (SELECT 1 FROM trees AS t WHERE t.chain_id = g.chain_id)
 UNION ALL SELECT 'I7', 'counter ' || name, counter, actual FROM accounting_drift;
 
-CREATE TABLE history (
-  -- What happened to images and their names, oldest first; the last 10000 facts of a year. View: history_listing.
-  id INTEGER NOT NULL,
-  at TEXT NOT NULL,
-  event TEXT NOT NULL, -- pulled, imported, registered, tagged, moved, untagged, removed, evicted, unpacked, repaired, salvaged
-  reference TEXT, -- the name that it is about; of an image that went all its names, with blanks between
-  image_id TEXT, -- of the image, as images.image_id has it: the image may be gone
-  previous_image_id TEXT, -- of what the reference denoted before it moved
-  received_bytes INTEGER, -- that came over the network for it; null where nothing could
-  freed_bytes INTEGER, -- what the image alone had
-  hosts TEXT, -- which hosts those bytes came from, with blanks between
-  owner TEXT, -- host and program; null: somebody at the sqlite3 shell
-  pid INTEGER,
-  detail TEXT, -- why: the reason of an eviction, what was repaired
-  CONSTRAINT pk_history PRIMARY KEY (id),
-  CONSTRAINT ck_history_id CHECK (id > 0),
-  CONSTRAINT ck_history_at CHECK (length(at) = length(CAST(at AS BLOB)) AND substr(at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND at > '0001' AND substr(at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(at, 1, 19), '+0 days')),
-  CONSTRAINT ck_history_event CHECK (event IN ('pulled', 'imported', 'registered', 'tagged', 'moved', 'untagged', 'removed', 'evicted', 'unpacked', 'repaired', 'salvaged'))
-) STRICT;
-
 CREATE TABLE acting (
   -- Who writes: said at the start of what goes on record, taken back before its commit. Empty: somebody at the shell.
   one INTEGER NOT NULL DEFAULT 1,
@@ -960,19 +940,6 @@ CREATE TABLE blob_sources (
   CONSTRAINT pk_blob_sources PRIMARY KEY (blob_id),
   CONSTRAINT fk_blob_sources_blob_id_blobs FOREIGN KEY (blob_id) REFERENCES blobs (id)
 ) STRICT;
-
-CREATE TRIGGER history_numbered BEFORE INSERT ON history
-WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT max(id) FROM history), 0) + 1
-BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database'); END;
-
-CREATE TRIGGER history_immutable BEFORE UPDATE ON history
-WHEN 1
-BEGIN SELECT RAISE(ABORT, 'ullage: what happened stays as it was; it may be deleted'); END;
-
-CREATE TRIGGER history_trimmed AFTER INSERT ON history BEGIN
-  DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT 2)
-    AND (id <= NEW.id - 10000 OR at < strftime('%Y-%m-%dT%H:%M:%f000Z', NEW.at, '-365 days'));
-END;
 
 CREATE TRIGGER history_registered AFTER INSERT ON images WHEN NEW.registered_bytes IS NOT NULL BEGIN
   INSERT INTO history (at, event, owner, pid, detail, reference, image_id)
@@ -1149,7 +1116,40 @@ CREATE TRIGGER access_gone AFTER DELETE ON images BEGIN
   DELETE FROM access WHERE image_id = OLD.id;
 END;
 
-INSERT INTO alembic_version (version_num) VALUES ('0004');
+CREATE TABLE history (
+  -- What happened to images and their names, oldest first; the last 10000 facts of a year. View: history_listing.
+  id INTEGER NOT NULL,
+  at TEXT NOT NULL,
+  event TEXT NOT NULL, -- pulled, imported, registered, tagged, moved, untagged, removed, evicted, unpacked, repaired, salvaged, failed
+  reference TEXT, -- the name that it is about; of an image that went all its names, with blanks between
+  image_id TEXT, -- of the image, as images.image_id has it: the image may be gone
+  previous_image_id TEXT, -- of what the reference denoted before it moved
+  received_bytes INTEGER, -- that came over the network for it; null where nothing could
+  freed_bytes INTEGER, -- what the image alone had
+  hosts TEXT, -- which hosts those bytes came from, with blanks between
+  owner TEXT, -- host and program; null: somebody at the sqlite3 shell
+  pid INTEGER,
+  detail TEXT, -- why: the reason of an eviction, what was repaired, how something failed
+  CONSTRAINT pk_history PRIMARY KEY (id),
+  CONSTRAINT ck_history_id CHECK (id > 0),
+  CONSTRAINT ck_history_at CHECK (length(at) = length(CAST(at AS BLOB)) AND substr(at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND at > '0001' AND substr(at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(at, 1, 19), '+0 days')),
+  CONSTRAINT ck_history_event CHECK (event IN ('pulled', 'imported', 'registered', 'tagged', 'moved', 'untagged', 'removed', 'evicted', 'unpacked', 'repaired', 'salvaged', 'failed'))
+) STRICT;
+
+CREATE TRIGGER history_numbered BEFORE INSERT ON history
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT max(id) FROM history), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database'); END;
+
+CREATE TRIGGER history_immutable BEFORE UPDATE ON history
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: what happened stays as it was; it may be deleted'); END;
+
+CREATE TRIGGER history_trimmed AFTER INSERT ON history BEGIN
+  DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT 2)
+    AND (id <= NEW.id - 10000 OR at < strftime('%Y-%m-%dT%H:%M:%f000Z', NEW.at, '-365 days'));
+END;
+
+INSERT INTO alembic_version (version_num) VALUES ('0005');
 
 INSERT INTO store (uuid, created_at, min_reader, min_writer, max_bytes)
 VALUES (:uuid, :created_at, 1, 2, :max_bytes);

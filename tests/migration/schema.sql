@@ -1,7 +1,7 @@
 -- A store at head, as sqlite_schema has it. Not written by hand: see tests/support/schema.py.
 
 PRAGMA application_id = 1970039911; -- 'ullg'
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 CREATE TABLE store (
   -- The one row: the limit, and counters that triggers keep. View: storage_usage.
@@ -269,26 +269,6 @@ CREATE TABLE tree_ingests (
   CONSTRAINT ck_tree_ingests_created_at CHECK (length(created_at) = length(CAST(created_at AS BLOB)) AND substr(created_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND created_at > '0001' AND substr(created_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(created_at, 1, 19), '+0 days'))
 ) STRICT;
 
-CREATE TABLE history (
-  -- What happened to images and their names, oldest first; the last 10000 facts of a year. View: history_listing.
-  id INTEGER NOT NULL,
-  at TEXT NOT NULL,
-  event TEXT NOT NULL, -- pulled, imported, registered, tagged, moved, untagged, removed, evicted, unpacked, repaired, salvaged
-  reference TEXT, -- the name that it is about; of an image that went all its names, with blanks between
-  image_id TEXT, -- of the image, as images.image_id has it: the image may be gone
-  previous_image_id TEXT, -- of what the reference denoted before it moved
-  received_bytes INTEGER, -- that came over the network for it; null where nothing could
-  freed_bytes INTEGER, -- what the image alone had
-  hosts TEXT, -- which hosts those bytes came from, with blanks between
-  owner TEXT, -- host and program; null: somebody at the sqlite3 shell
-  pid INTEGER,
-  detail TEXT, -- why: the reason of an eviction, what was repaired
-  CONSTRAINT pk_history PRIMARY KEY (id),
-  CONSTRAINT ck_history_id CHECK (id > 0),
-  CONSTRAINT ck_history_at CHECK (length(at) = length(CAST(at AS BLOB)) AND substr(at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND at > '0001' AND substr(at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(at, 1, 19), '+0 days')),
-  CONSTRAINT ck_history_event CHECK (event IN ('pulled', 'imported', 'registered', 'tagged', 'moved', 'untagged', 'removed', 'evicted', 'unpacked', 'repaired', 'salvaged'))
-) STRICT;
-
 CREATE TABLE acting (
   -- Who writes: said at the start of what goes on record, taken back before its commit. Empty: somebody at the shell.
   one INTEGER NOT NULL DEFAULT 1,
@@ -324,6 +304,26 @@ CREATE TABLE access (
     length(credential) = length(CAST(credential AS BLOB)) AND length(credential) IN (0, 64) AND credential NOT GLOB '*[^0-9a-f]*'),
   CONSTRAINT ck_access_verified_at CHECK (length(verified_at) = length(CAST(verified_at AS BLOB)) AND substr(verified_at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND verified_at > '0001' AND substr(verified_at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(verified_at, 1, 19), '+0 days'))
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE history (
+  -- What happened to images and their names, oldest first; the last 10000 facts of a year. View: history_listing.
+  id INTEGER NOT NULL,
+  at TEXT NOT NULL,
+  event TEXT NOT NULL, -- pulled, imported, registered, tagged, moved, untagged, removed, evicted, unpacked, repaired, salvaged, failed
+  reference TEXT, -- the name that it is about; of an image that went all its names, with blanks between
+  image_id TEXT, -- of the image, as images.image_id has it: the image may be gone
+  previous_image_id TEXT, -- of what the reference denoted before it moved
+  received_bytes INTEGER, -- that came over the network for it; null where nothing could
+  freed_bytes INTEGER, -- what the image alone had
+  hosts TEXT, -- which hosts those bytes came from, with blanks between
+  owner TEXT, -- host and program; null: somebody at the sqlite3 shell
+  pid INTEGER,
+  detail TEXT, -- why: the reason of an eviction, what was repaired, how something failed
+  CONSTRAINT pk_history PRIMARY KEY (id),
+  CONSTRAINT ck_history_id CHECK (id > 0),
+  CONSTRAINT ck_history_at CHECK (length(at) = length(CAST(at AS BLOB)) AND substr(at, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]Z' AND at > '0001' AND substr(at, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr(at, 1, 19), '+0 days')),
+  CONSTRAINT ck_history_event CHECK (event IN ('pulled', 'imported', 'registered', 'tagged', 'moved', 'untagged', 'removed', 'evicted', 'unpacked', 'repaired', 'salvaged', 'failed'))
+) STRICT;
 
 CREATE INDEX ix_images_last_used_at ON images (last_used_at) WHERE pinned = 0;
 
@@ -879,19 +879,6 @@ CREATE TRIGGER tree_ingests_gone AFTER DELETE ON tree_ingests WHEN NOT EXISTS (S
   UPDATE store SET reserved_bytes = reserved_bytes - OLD.reserved_bytes, reserved_inodes = reserved_inodes - OLD.reserved_inodes, ledger = ledger + 1;
 END;
 
-CREATE TRIGGER history_numbered BEFORE INSERT ON history
-WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT max(id) FROM history), 0) + 1
-BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database'); END;
-
-CREATE TRIGGER history_immutable BEFORE UPDATE ON history
-WHEN 1
-BEGIN SELECT RAISE(ABORT, 'ullage: what happened stays as it was; it may be deleted'); END;
-
-CREATE TRIGGER history_trimmed AFTER INSERT ON history BEGIN
-  DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT 2)
-    AND (id <= NEW.id - 10000 OR at < strftime('%Y-%m-%dT%H:%M:%f000Z', NEW.at, '-365 days'));
-END;
-
 CREATE TRIGGER history_registered AFTER INSERT ON images WHEN NEW.registered_bytes IS NOT NULL BEGIN
   INSERT INTO history (at, event, owner, pid, detail, reference, image_id)
   SELECT coalesce(a.at, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')), 'registered', a.owner, a.pid, a.detail, coalesce(a.reference, NEW.spec_image_name || CASE WHEN NEW.spec_tag = '' THEN '' ELSE ':' || NEW.spec_tag END || CASE WHEN NEW.spec_digest = '' THEN '' ELSE '@' || NEW.spec_digest END), NEW.image_id
@@ -962,6 +949,19 @@ END;
 
 CREATE TRIGGER access_gone AFTER DELETE ON images BEGIN
   DELETE FROM access WHERE image_id = OLD.id;
+END;
+
+CREATE TRIGGER history_numbered BEFORE INSERT ON history
+WHEN NEW.id > 0 AND NEW.id <> coalesce((SELECT max(id) FROM history), 0) + 1
+BEGIN SELECT RAISE(ABORT, 'ullage: ids are given by the database'); END;
+
+CREATE TRIGGER history_immutable BEFORE UPDATE ON history
+WHEN 1
+BEGIN SELECT RAISE(ABORT, 'ullage: what happened stays as it was; it may be deleted'); END;
+
+CREATE TRIGGER history_trimmed AFTER INSERT ON history BEGIN
+  DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT 2)
+    AND (id <= NEW.id - 10000 OR at < strftime('%Y-%m-%dT%H:%M:%f000Z', NEW.at, '-365 days'));
 END;
 
 CREATE VIEW storage_usage AS

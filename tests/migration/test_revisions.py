@@ -192,3 +192,20 @@ def test_forward_is_not_back(rows, tmp_path):
     with pytest.raises(StoreError, match="before") as raised:
         change(old, "downgrade", HEAD_REVISION)
     assert "upgrade" in raised.value.hint
+
+
+def test_what_failed_has_no_place_before_0005_and_the_rest_of_the_history_keeps_its_own(tmp_path):
+    root = unpacked("0005", tmp_path / "store")
+    before = query(root, "SELECT * FROM history WHERE event <> 'failed' ORDER BY id")
+
+    with pytest.raises(DowngradeLoses, match="that failed"):
+        change(root, "downgrade", "0004")
+    given_up, _ = change(root, "downgrade", "0004", accept_losses=True)
+
+    assert [(each.what, each.count) for each in given_up] == [
+        ("events of the history: pulls, imports and unpackings that failed", 1)
+    ]
+    assert query(root, "SELECT * FROM history ORDER BY id") == before
+    assert statements_of(root) == statements_of(unpacked("0004", tmp_path / "0004"))
+    change(root, "upgrade", "0005")
+    assert query(root, "SELECT * FROM history ORDER BY id") == before

@@ -333,6 +333,13 @@ def _needs(kitchen, rows):
     assert {row["role"] for row in rows} == {"layer"}
 
 
+def _failed(kitchen, rows):
+    (row,) = rows
+    assert row["reference"] == f"{kitchen.host}/partial:1"
+    assert row["how"].startswith("pull: RegistryUnavailable: ")
+    assert row["times"] == 1
+
+
 def _platforms(kitchen, rows):
     assert {row["platform"]: row["images"] for row in rows}["linux/amd64"] == 5
 
@@ -355,6 +362,7 @@ ANSWERS = {
     "What does an image run, and as whom?": _runs,
     "Where has a tag been?": _been,
     "Who removed what, and why?": _removed,
+    "What failed, how often, and when last?": _failed,
     "How much came from which registry in the last week?": _week,
     "Where did an image come from?": _from,
     "Which images have no name?": _nameless,

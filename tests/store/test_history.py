@@ -10,23 +10,35 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from support.archives import Layout, built
 from support.images import ImageBuilder, noise, push_index
-from support.registry import FaultRegistry, reset, truncate
+from support.registry import FaultRegistry, reset, status, truncate
 from support.store import query
 from ullage import (
+    AuthConfig,
+    AuthenticationFailed,
+    ContentError,
     EvictionPolicy,
+    ImageError,
     ImageNotFound,
     InvalidReference,
+    ManifestUnknown,
+    PullCancelled,
     PullPolicy,
     RegistryClient,
     RegistryUnavailable,
     SimulatedRegistry,
     StorageLimitExceeded,
+    StoreReadOnly,
 )
+from ullage.digest import digest_of
+from ullage.locks import FileLock
 
 EVENTS = "SELECT event FROM history ORDER BY id"
 
@@ -91,12 +103,12 @@ def test_a_pull_that_goes_on_received_only_what_it_received(store, registry):
     with pytest.raises(RegistryUnavailable):
         store.pull_image(image.reference)
     registry.heal()
-    assert store.history() == []
     ((here,),) = query(store._files.root, "SELECT received_bytes FROM ingests")
 
     store.pull_image(image.reference)
 
-    (entry,) = store.history()
+    entry, failed = store.history()
+    assert (failed.event, failed.received_bytes) == ("failed", None)
     assert entry.received_bytes == image.size - here
     assert here >= 300_000
 
@@ -137,14 +149,14 @@ def test_every_platform_of_an_index_has_its_line(store, registry):
     assert beside.detail == f"with {images[0].reference}"
 
 
-def test_another_tag_of_what_is_here_is_a_pull_of_no_bytes(store, registry):
-    ImageBuilder(registry, "app").noise_layer(1000).push("1", "2")
+def test_another_tag_of_what_is_here_is_a_pull_of_its_manifest_alone(store, registry):
+    image = ImageBuilder(registry, "app").noise_layer(1000).push("1", "2")
     store.pull_image(f"{registry.host}/app:1")
 
     store.pull_image(f"{registry.host}/app:2")
 
     entry = store.history(limit=1)[0]
-    assert (entry.event, entry.received_bytes, entry.hosts) == ("pulled", 0, ())
+    assert (entry.event, entry.received_bytes) == ("pulled", image.manifest.size)
     assert entry.reference == f"{registry.host}/app:2"
 
 
@@ -222,8 +234,6 @@ def test_what_is_refused_or_only_rehearsed_leaves_no_line(store, root, image):
     store.set_max_storage(10)
     with pytest.raises(StorageLimitExceeded):
         store.register_image("elsewhere:1", size=11)
-    with pytest.raises(StorageLimitExceeded):
-        store.pull_image(image.reference)
     with pytest.raises(ImageNotFound):
         store.untag_image("nothing:1")
     store.plan_pull(image.reference, evict=True)
@@ -418,3 +428,130 @@ def test_indexes_have_their_source_too_and_a_registered_image_has_none(store, re
 
     assert set(store.sources(image.reference)) == {blob.digest for blob in image.blobs}
     assert store.sources("elsewhere:1") == {}
+
+
+# ---------------------------------------------------------------------- what failed
+
+
+def failures(store):
+    return [
+        (each.reference, each.detail.rpartition(": ")[0].split(": ")[:2])
+        for each in store.history()
+        if each.event == "failed"
+    ]
+
+
+def test_a_pull_that_failed_is_on_record_with_why_and_by_whom(store, registry, image):
+    before = datetime.now(UTC)
+    registry.inject("*/blobs/*", status(404, "BLOB_UNKNOWN"))
+
+    with pytest.raises(ContentError) as raised:
+        store.pull_image(image.reference)
+
+    (entry,) = store.history()
+    assert (entry.event, entry.reference, entry.image_id) == ("failed", image.reference, None)
+    assert entry.detail == f"pull: ContentError: {raised.value.message}"
+    assert entry.pid == os.getpid()
+    assert entry.owner.startswith(socket.gethostname())
+    assert before <= entry.at <= datetime.now(UTC)
+    assert store.history("app:1") == []
+    assert store.history(image.reference) == [entry]
+
+
+def test_each_way_to_fail_is_told_by_its_name(store, open_store, registry, image, tmp_path):
+    cancel = threading.Event()
+    cancel.set()
+    denied = f"{registry.host}/denied:1"
+    registry.inject("/v2/denied/*", status(403, "DENIED"))
+
+    for error, pull in (
+        (PullCancelled, lambda: store.pull_image(image.reference, cancel=cancel)),
+        (ManifestUnknown, lambda: store.pull_image(f"{registry.host}/app:none")),
+        (AuthenticationFailed, lambda: store.pull_image(denied)),
+        (StorageLimitExceeded, lambda: open_store(max_storage=1000).pull_image(image.reference)),
+    ):
+        with pytest.raises(error):
+            pull()
+
+    assert failures(store)[::-1] == [
+        (image.reference, ["pull", "PullCancelled"]),
+        (f"{registry.host}/app:none", ["pull", "ManifestUnknown"]),
+        (denied, ["pull", "AccessDenied"]),
+        (image.reference, ["pull", "StorageLimitExceeded"]),
+    ]
+
+
+def test_an_unpacking_and_an_import_that_failed_are_on_record(store, registry, tmp_path):
+    wrong = ImageBuilder(registry, "app").raw_layer(b"no tar", diff_id=digest_of(b"other")).push("1")
+    status = store.pull_image(wrong.reference)
+    layout = Layout(tmp_path / "layout").add(built("broken", {"a": b"a"}, 300), "broken:1").write()
+    for path in (tmp_path / "layout/blobs/sha256").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+
+    with pytest.raises(ImageError):
+        store.make_trees(wrong.reference)
+    with pytest.raises(ImageError):
+        store.import_images(layout)
+
+    found = [each for each in store.history() if each.event == "failed"]
+    assert [each.detail.partition(":")[0] for each in found] == ["import", "unpack"]
+    assert found[0].reference == "docker.io/library/broken:1"
+    assert found[1].image_id == status.image_id
+    assert found[1] in store.history(wrong.reference)
+
+
+def test_who_asks_over_and_over_leaves_one_line_an_hour(open_store, registry, image):
+    hours = iter([0, 0.5, 0.9, 1.1, 1.2])
+    now = datetime.now(UTC)
+    clock = [now]
+    store = open_store(clock=lambda: clock[0])
+    registry.inject("*", status(404))
+
+    for each in hours:
+        clock[0] = now + timedelta(hours=each)
+        with pytest.raises(ManifestUnknown):
+            store.pull_image(image.reference)
+    registry.inject("*", status(403))
+    with pytest.raises(AuthenticationFailed):
+        store.pull_image(image.reference)
+
+    assert [kind for _, (_, kind) in failures(store)] == [
+        "AccessDenied",
+        "ManifestUnknown",
+        "ManifestUnknown",
+    ]
+
+
+def test_what_says_nothing_of_an_image_is_on_no_record(open_store, store, root, registry, image):
+    """
+    And a failure is the same when it cannot be recorded, at once.
+    """
+    with pytest.raises(ImageNotFound):
+        store.pull_image(image.reference, policy=PullPolicy.NEVER)
+    with pytest.raises(InvalidReference):
+        store.pull_image("UPPER")
+    with open_store(read_only=True) as reader, pytest.raises(StoreReadOnly):
+        reader.pull_image(image.reference)
+    assert store.history() == []
+
+    registry.inject("*", status(404))
+    gate = FileLock.acquire(root / "gate", timeout_seconds=5)
+    started = time.monotonic()
+    with pytest.raises(ManifestUnknown):
+        store.pull_image(image.reference)
+    assert time.monotonic() - started < 5
+    gate.release()
+    assert store.history() == []
+
+
+def test_a_secret_is_not_in_the_record_of_a_failure(store, root):
+    with FaultRegistry(auth="basic", username="alice", password="wonderland") as registry:
+        image = app(registry)
+        with pytest.raises(AuthenticationFailed):
+            store.pull_image(
+                image.reference, auth=AuthConfig("alice", "looking-glass", server_address=registry.host)
+            )
+
+    ((kept,),) = query(root, "SELECT detail FROM history")
+    assert kept.startswith("pull: AuthenticationFailed: ")
+    assert "looking-glass" not in kept

@@ -15,7 +15,7 @@ import pytest
 
 from support.images import ImageBuilder
 from support.store import snapshot
-from ullage import Digest, EvictionPolicy, ImageSpec, PullPolicy, Reference, SimulatedRegistry
+from ullage import Digest, EvictionPolicy, ImageSpec, PullFailed, PullPolicy, Reference, SimulatedRegistry
 from ullage.digest import digest_of
 from ullage.repository import Edge, ImageRepository, Naming, NewImage, NewTree, Owner, RestoredName
 from ullage.revision import GUARD, guard
@@ -248,6 +248,7 @@ METHODS = {
     "restore_names": (completed, lambda r: r.restore_names([RESTORED]), 8),
     "history": (completed, lambda r: r.history("example.com/app:1"), 2),
     "sources": (completed, lambda r: r.sources(1), 2),
+    "note_failure": (nothing, lambda r: r.note_failure("pull", PullFailed("no"), reference="a/b:1"), 1),
     "layout_mark": (completed, lambda r: r.layout_mark(), 1),
     "layout_state": (completed, lambda r: r.layout_state(), 1),
     "layout_entries": (completed, lambda r: r.layout_entries(), 4),
@@ -471,7 +472,8 @@ def test_a_refused_pull_is_one_write_rolled_back(traced_store, image, trace, roo
 
     first, *others = (each for each in trace.transactions if each.kind == "write")
     assert first.end == "ROLLBACK"
-    assert not [line for each in others for line in each.statements if line.startswith("INSERT")]
+    inserts = [line for each in others for line in each.statements if line.startswith("INSERT")]
+    assert [line.split()[2] for line in inserts] == ["history"]  # that it failed
     assert snapshot(root) == before
 
 

@@ -20,14 +20,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.images import ImageBuilder, noise, push_index
 from support.worker import environment
-from ullage import ImageService, PullPolicy, RegistryClient, migrate
+from ullage import ImageService, PullFailed, PullPolicy, RegistryClient, migrate
 from ullage.database import Database
 from ullage.demo.registry import LoopbackRegistry
 from ullage.digest import digest_of
@@ -187,6 +187,8 @@ def _pull_images(service: ImageService, registry: LoopbackRegistry, clock: _Cloc
     service.pull_image(f"{_HOST}/exact@{by_digest.digest}")
     ImageBuilder(registry, "nameless").noise_layer(200, "nameless").push("1")
     service.untag_image(service.pull_image(f"{_HOST}/nameless:1").repo_tags[0])
+    with suppress(PullFailed):
+        service.pull_image(f"{_HOST}/nothing:1")
     service.register_image("elsewhere:1", size=5_000)
     service.register_image(
         "elsewhere:2", size=7_000, digest=digest_of(b"elsewhere"), platform="linux/arm64/v8"

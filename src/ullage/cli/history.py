@@ -73,7 +73,7 @@ def history(
     """
     Show what happened, when, and by whom, newest first.
 
-    Pulls, tags that moved, removals, evictions, repairs.
+    Pulls, tags that moved, removals, evictions, repairs; and pulls and unpackings that failed.
 
     With IMAGE, what happened under that name and to the image that it denotes; the first digits of an image id
     find images that are gone, too. Each line says when, what, by whom, how many bytes came over the network and

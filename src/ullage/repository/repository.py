@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ullage.repository.access import Access
 from ullage.repository.eviction import Eviction
+from ullage.repository.failures import Failures
 from ullage.repository.images import Images
 from ullage.repository.inspection import Inspection
 from ullage.repository.layout import Layout
@@ -36,6 +37,7 @@ class ImageRepository(
     Serving,
     Storage,
     Access,
+    Failures,
     Restoring,
 ):
     """

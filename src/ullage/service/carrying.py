@@ -84,18 +84,20 @@ class Carrying(Mounting, Consigning):
         how: dict[str, Any] = {"deadline": deadline, "cancel": cancel, "on_progress": on_progress}
 
         def pull(opened: Source, image: Listed, target: Target) -> ImageStatus:
-            status = Pull(
-                repository=self._repository,
-                files=self._files,
-                repo=opened.repo(image),
-                target=target,
-                platform=asked,
-                evict=evicts,
-                every=every,
-                unpack=None if self._unpack else False,
-                patience=self._database.patience,
-                **how,
-            ).run()
+            names = None if target.reference is None else str(target.reference)
+            with self._failing_on_record("import", reference=names):
+                status = Pull(
+                    repository=self._repository,
+                    files=self._files,
+                    repo=opened.repo(image),
+                    target=target,
+                    platform=asked,
+                    evict=evicts,
+                    every=every,
+                    unpack=None if self._unpack else False,
+                    patience=self._database.patience,
+                    **how,
+                ).run()
             self._have_trees(status, evict=evict, **how)
             return status
 

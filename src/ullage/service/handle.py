@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import threading
 import warnings
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 from ullage.errors import (
+    AuthenticationFailed,
     DiskFull,
     ImageNotFound,
+    PullFailed,
+    RegistryUnavailable,
+    SignatureValidationFailed,
     StoreBusy,
     StoreError,
     StoreReadOnly,
@@ -25,7 +30,7 @@ from ullage.repository import Lookups
 from ullage.simulated import SimulatedRegistry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ullage.blobs import BlobFiles
@@ -42,6 +47,8 @@ ImageLike = int | str | ImageSpec | ImageStatus
 
 #: `last_used_at` is not written more often than this.
 _TOUCH_AFTER: Final = timedelta(minutes=1)
+#: What a pull or an unpacking can come to that says something of an image or of its registry, not of the store.
+_WORTH_A_LINE: Final = (PullFailed, AuthenticationFailed, RegistryUnavailable, SignatureValidationFailed)
 
 
 class Handle:
@@ -179,6 +186,23 @@ class Handle:
         except (StoreBusy, StoreReadOnly, DiskFull):
             return status  # the image is here all the same; the next use notes it
         return self._lookups.find(status.id) or status
+
+    @contextmanager
+    def _failing_on_record(
+        self, verb: str, *, reference: str | None = None, image_id: str | None = None
+    ) -> Iterator[None]:
+        """
+        What comes to nothing inside is in the history, if that can be had at once: it only informs, and the failure
+        is the same without it.
+        """
+        try:
+            yield
+        except _WORTH_A_LINE as error:
+            # On a full disk, no byte more than what gives room back.
+            if not (isinstance(error, DiskFull) or self._closed or self._database.read_only):
+                with suppress(Exception), self._database.patience(_do_not_wait):
+                    self._repository.note_failure(verb, error, reference=reference, image_id=image_id)
+            raise
 
 
 def _do_not_wait() -> None:

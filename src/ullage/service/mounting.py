@@ -93,15 +93,16 @@ class Mounting(Changing):
             check()
             telling.of_unpacking(job.progress(), job.evicted)
 
-        return make_trees(
-            self._repository,
-            self._files,
-            key,
-            check=check,
-            patience=self._database.patience,
-            evict=self._policy is not None if evict is None else evict,
-            on_tick=tell,
-        )
+        with self._failing_on_record("unpack", image_id=self._get(image).image_id):
+            return make_trees(
+                self._repository,
+                self._files,
+                key,
+                check=check,
+                patience=self._database.patience,
+                evict=self._policy is not None if evict is None else evict,
+                on_tick=tell,
+            )
 
     def mount_spec(self, image: ImageLike) -> MountSpec:
         """

@@ -201,7 +201,8 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
         status = self._known(spec, asked, policy, every=every)
         if status is None:
             wanted = unpack or (None if self._unpack and unpack is None else False)
-            status = self._asked_for(spec, auth=auth, platform=asked, every=every, unpack=wanted, **how)
+            with self._failing_on_record("pull", reference=str(spec.normalised())):
+                status = self._asked_for(spec, auth=auth, platform=asked, every=every, unpack=wanted, **how)
         self._have_trees(spec, unpack=unpack, **how)
         status = self._used(status)
         if with_referrers:
