@@ -61,7 +61,7 @@ def test_a_pull_that_waits_for_the_gate_is_cancelled_by_its_caller(store, image,
 
     thread = threading.Thread(target=pull)
     thread.start()
-    wait_until(lambda: any(each.path.endswith("manifests/" + image.digest) for each in registry.requests))
+    wait_until(lambda: any("/manifests/" in each.path for each in registry.requests))
     cancel.set()
     thread.join(10)
 
