@@ -336,7 +336,7 @@ def test_trees_are_those_of_the_images_whatever_is_done():
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=200 if TORTURE else 8,
+                max_examples=200 if TORTURE else 5,
                 stateful_step_count=60 if TORTURE else 25,
                 deadline=None,
                 derandomize=not TORTURE,

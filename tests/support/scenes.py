@@ -342,13 +342,20 @@ SCENES: dict[str, Scene] = {
             "a removal of what shares layers", "remove", _with("small", "sibling"), {"reference": "@small"}
         ),
         Scene("a pull that unpacks", "pull", _with(), {"reference": "@near", "unpack": True}),
-        Scene("an unpacking of what is here", "make trees", _with("rich"), {"reference": "@rich"}, thin=4),
+        Scene("an unpacking of what is here", "make trees", _with("rich"), {"reference": "@rich"}, thin=6),
         Scene(
-            "an unpacking on top of half a tree", "make trees", _half_unpacked, {"reference": "@rich"}, thin=4
+            "an unpacking on top of half a tree", "make trees", _half_unpacked, {"reference": "@rich"}, thin=6
         ),
-        Scene("a directory of layers", "unpack", _with("rich"), {"reference": "@rich"}, thin=4),
+        Scene("a directory of layers", "unpack", _with("rich"), {"reference": "@rich"}, thin=6),
         Scene(
-            "a bundle of trees", "unpack", _unpacked("rich"), {"reference": "@rich", "bundle": True}, thin=4
+            "a bundle of trees", "unpack", _unpacked("rich"), {"reference": "@rich", "bundle": True}, thin=6
+        ),
+        Scene(
+            "a pull that unpacks all kinds of entries",
+            "pull",
+            _with("near"),
+            {"reference": "@rich", "unpack": True},
+            thin=6,
         ),
         Scene("a removal of what is unpacked", "remove", _unpacked("near"), {"reference": "@near"}),
         Scene("a collection", "collect", _littered, arm="start"),
