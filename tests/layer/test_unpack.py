@@ -26,6 +26,7 @@ from ullage.errors import (
 )
 from ullage.layer import (
     LayerBlob,
+    LayerStream,
     apply_overlays,
     chain_id,
     chain_ids,
@@ -36,6 +37,8 @@ from ullage.layer import (
     spread_directories,
     unpack,
 )
+from ullage.layer.options import Unlimited
+from ullage.layer.writeback import Writeback
 
 #: Layers give files to their owners.
 pytestmark = pytest.mark.usefixtures("root")
@@ -234,3 +237,46 @@ def test_a_file_whose_disk_fails_is_told_as_that(tmp_path, monkeypatch):
         unpack([LayerBlob(layer)], tmp_path / "target")
 
     assert os.listdir(tmp_path) == ["layer"]
+
+
+# ---------------------------------------------------------------------- no more threads
+
+
+@pytest.fixture
+def no_thread(monkeypatch):
+    """
+    Lets no thread of a name be started, as a limit on processes does.
+    """
+    start = threading.Thread.start
+
+    def forbid(name):
+        def limited(thread):
+            if thread.name == name:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+
+    return forbid
+
+
+def test_what_is_written_back_without_a_thread_is_durable_at_the_end(no_thread, tmp_path):
+    no_thread("ullage-writeback")
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with Writeback(directory) as writeback:
+            budget = writeback.of(Unlimited())
+            for space_bytes in (100 << 20, 200 << 20):
+                budget.reserve(space_bytes, 1)
+            writeback.finish()
+    finally:
+        os.close(directory)
+
+
+def test_a_stream_that_gets_but_one_of_its_threads_leaves_none(no_thread):
+    no_thread("ullage-hash")
+
+    with pytest.raises(RuntimeError, match="thread"):
+        LayerStream(io.BytesIO(gzip.compress(bytes(20 << 20), 1)))
+
+    assert "ullage-decompress" not in {thread.name for thread in threading.enumerate()}

@@ -507,6 +507,23 @@ def test_a_pull_survives_a_mirror_that_lies(open_store, certs_d, mirror, origin)
     assert store.pull_image(f"{DOMAIN}/app:1").image_id == image.image_id
 
 
+@pytest.mark.parametrize("fault", [faults.wrong_bytes(), faults.wrong_bytes(300), faults.shorter()])
+def test_a_first_pull_survives_a_mirror_whose_manifest_is_another_than_it_says(
+    fault, open_store, certs_d, mirror, origin
+):
+    """
+    It is asked for by its tag, and held to the digest that comes with it.
+    """
+    image = push(mirror, origin)
+    mirror.inject("*/manifests/*", fault)
+    certs_d.write(f'server = "{origin.url}"\n[host."{mirror.url}"]\n')
+
+    store = open_store(registry=certs_d.client())
+
+    assert store.pull_image(f"{DOMAIN}/app:1").image_id == image.image_id
+    assert origin.count("GET", "*/manifests/*") == 1
+
+
 def test_a_pull_whose_registry_lies_fails_as_ever(open_store, certs_d, origin):
     push(origin)
     origin.inject("*/blobs/*", faults.wrong_bytes())

@@ -64,7 +64,11 @@ class LayerStream:
         self.compressed_bytes = 0
         self.uncompressed_bytes = 0
         self._stages: list[Ahead[bytes]] = []
-        self._pieces = self._start(threads=threads)
+        try:
+            self._pieces = self._start(threads=threads)
+        except BaseException:  # of a second thread that cannot be had the first would never know
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -80,8 +80,12 @@ class Writeback:
             if self._waiting_bytes < _STEP_BYTES:
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ullage-writeback", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="ullage-writeback", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: all of it is for `finish`
+                    return
+                self._thread = thread
             self._changed.notify()
 
     def _run(self) -> None:

@@ -217,11 +217,11 @@ class RegistryRepo(Succession):
         served = stated if stated is not None else digest_of(raw)
         if _kind(ref) == "manifests":
             served = Digest(ref)
-            # The caller verifies. But what a mirror has wrong, another host may have right.
-            if peer is not self._peers[-1] and (actual := digest_of(raw, served.algorithm)) != served:
-                raise DigestMismatch(
-                    f"digest mismatch: expected {served}, got {actual}", expected=served, actual=actual
-                )
+        # The caller verifies. But what a mirror has wrong, another host may have right.
+        if peer is not self._peers[-1] and (actual := digest_of(raw, served.algorithm)) != served:
+            raise DigestMismatch(
+                f"digest mismatch: expected {served}, got {actual}", expected=served, actual=actual
+            )
         with self._lock:
             self._served[served] = peer
         return FetchedManifest(raw, media_type(answer), stated)
