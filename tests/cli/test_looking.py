@@ -12,7 +12,7 @@ import pytest
 
 from support.images import ImageBuilder
 from support.store import snapshot, usage
-from ullage import ImageStatus, StorageUsage
+from ullage import ImageStatus, Reference, StorageUsage
 from ullage.sizes import human
 
 
@@ -34,6 +34,20 @@ def test_images_lists_names_ids_and_sizes(ullage, pulled):
     assert pulled.image_id in full
     assert pulled.digest in full
     assert ullage.run("images", "--quiet").lines == [pulled.image_id]
+
+
+def test_images_shows_names_as_people_type_them(ullage, pulled):
+    """
+    As `Reference.familiar_name` has them, whatever stands in front of the path.
+    """
+    names = ["alpine:1", "org/app:1", "[::1]:5000/app:1", "localhost/a/b:1", "quay.io:443/a/b:x-1_2.3"]
+    for name in names:
+        ullage.run("tag", pulled.reference, name)
+
+    shown = {":".join(row.split()[:2]) for row in ullage.run("images").lines[1:]}
+
+    assert shown == {*names, f"{pulled.name}:1"}
+    assert {Reference.parse(name).familiar for name in names} == set(names)
 
 
 def test_images_in_json_has_the_fields_of_the_status(ullage, pulled):

@@ -199,12 +199,15 @@ def _names(image: ImageStatus) -> Iterator[tuple[str, str, str]]:
 
     repos: dict[str, tuple[list[str], list[str]]] = {}
     for name in (*image.repo_tags, *image.repo_digests):
-        reference = Reference.parse(name)
-        tags, digests = repos.setdefault(reference.familiar_name, ([], []))
-        if reference.digest is not None:
-            digests.append(reference.digest)
-        elif reference.tag is not None:
-            tags.append(reference.tag)
+        # Normalised and checked when it was written. To read it by the grammar again is most of a long list's time.
+        rest, _, digest = name.partition("@")
+        domain, _, rest = rest.partition("/")
+        path, _, tag = rest.partition(":")
+        tags, digests = repos.setdefault(Reference(domain, path).familiar_name, ([], []))
+        if digest:
+            digests.append(digest)
+        elif tag:
+            tags.append(tag)
     for repo, (tags, digests) in repos.items():
         for tag in tags:
             yield repo, tag, digests[-1] if digests else _NONE
