@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: All that opening a store at head asks.
-_AT_HEAD: Final = """
+_AT_HEAD: Final = """\
 SELECT a.application_id, v.version_num, s.one FROM pragma_application_id AS a, alembic_version AS v, store AS s"""
 #: What a write asks first: whether it is still the schema that it was when the store was opened.
 GUARD: Final = "SELECT min_reader, min_writer, user_version FROM store, pragma_user_version"

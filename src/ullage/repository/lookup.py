@@ -47,7 +47,7 @@ ImageKey = int | str
 _HEX: Final = re.compile(r"(?:sha256:|sha512:)?([0-9a-f]{4,128})")
 
 
-STATUS: Final = """
+STATUS: Final = """\
 SELECT i.id, i.image_id, i.size, i.platform, i.uid, i.username, i.spec_image_name, i.spec_tag, i.spec_digest, i.pinned,
        i.pulled_at, i.last_used_at,
        (SELECT group_concat(t.reference, ' ') FROM repo_tags AS t WHERE t.image_id = i.id),
