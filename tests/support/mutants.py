@@ -19,6 +19,7 @@ import ullage.pull
 import ullage.recovery
 import ullage.trees
 from ullage.blobs import BlobFiles
+from ullage.layer import Writeback
 from ullage.locks import FileLock, LeaseLock
 from ullage.repository import admission, images, pulls
 from ullage.repository.storage import doomed_blobs
@@ -191,7 +192,7 @@ def _torn_partials_kept() -> None:
 
 
 def _no_sync_of_trees() -> None:
-    TreeFiles.sync = lambda _self: None  # type: ignore[method-assign]
+    Writeback.finish = lambda self: self._end()  # type: ignore[method-assign]
 
 
 def _no_sync_of_the_directories_of_trees() -> None:
