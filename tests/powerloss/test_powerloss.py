@@ -12,7 +12,7 @@ import pytest
 from machine import record, what_is_missing
 from replay import replay
 
-pytestmark = [pytest.mark.powerloss, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.powerloss, pytest.mark.timeout(1800)]
 
 LENGTH = os.environ.get("ULLAGE_POWERLOSS", "short")
 

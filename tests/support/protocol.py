@@ -25,6 +25,8 @@ _TREE_IN = re.compile(r"trees/ingest/\w+ -> trees/\w+/\w+")
 _TREE_OUT = re.compile(r"trees/\w+/\w+ -> trees/trash/\w+\.\w+")
 _LEASE = re.compile(r"leases/\.(\w+) -> leases/(\w+)")
 
+#: What changes a tree, or something in it.
+_FILLS = frozenset({"mkdir", "create", "write", "truncate", "chmod", "unlink"})
 _TREE_ENDS = re.compile(r"UPDATE (trees|tree_ingests) SET state=\? WHERE (?!trees\.state)")
 
 
@@ -120,7 +122,7 @@ def _step(state: _State, call: Call) -> Iterator[str]:
 def _tree(state: _State, kind: str, what: str) -> Iterator[str]:
     if kind == "syncfs":
         state.trees_synced = True
-    elif kind == "mkdir" and what.startswith("trees/ingest/"):
+    elif kind in _FILLS and what.startswith("trees/ingest/"):
         state.trees_synced = False
     elif kind == "fsync":
         state.trees_moved.discard(what)
