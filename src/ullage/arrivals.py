@@ -13,10 +13,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from ullage.errors import ContentError
-from ullage.ingest import translated
+from ullage.ingest import CHUNK_BYTES, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from ullage.blobs import BlobFiles
     from ullage.digest import Digest
@@ -45,12 +45,22 @@ class Arrivals:
         self._files = files
         self._changed = threading.Condition()
         self._here: set[Digest] = set()
+        #: Of ingests of ours: what they are to have, and what they have.
+        self._sizes: dict[Digest, int] = {}
         self._received: dict[Digest, int] = {}
         self._restarts: Counter[Digest] = Counter()
         #: Those that were opened before they were here, and how often they had been begun again by then.
         self._early: dict[Digest, int] = {}
 
     # ------------------------------------------------------------------ told
+
+    def claimed(self, present: Iterable[Digest], ours: Mapping[Digest, int]) -> None:
+        """
+        These are here, and those are ours to fetch, with their sizes.
+        """
+        with self._changed:
+            self._sizes.update(ours)
+        self.here(present)
 
     def here(self, digests: Iterable[Digest]) -> None:
         """
@@ -78,6 +88,19 @@ class Arrivals:
         Something was read that is not verified, or was begun again since.
         """
         return bool(self._early)
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """
+        How much is still to be written by those who fetch, at least: room that was found for it, and is no one else's.
+        """
+        with self._changed:
+            # Of those that come a piece may be written, and not told yet.
+            return sum(
+                max(0, size - self._received[digest] - CHUNK_BYTES) if digest in self._received else size
+                for digest, size in self._sizes.items()
+                if digest not in self._here
+            )
 
     def open(self, digest: Digest, size: int, check: Callable[[], None]) -> Blob:
         """

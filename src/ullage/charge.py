@@ -91,6 +91,7 @@ class Charge:
     Args:
         settle: waits until the blob of a layer is verified, and those of others that hold room: nothing gives way to
             bytes that are not.
+        outstanding: how many bytes of blobs are still to be written beside it.
     """
 
     def __init__(
@@ -101,12 +102,14 @@ class Charge:
         token: str,
         course: Course,
         settle: Callable[[Layer], None],
+        outstanding: Callable[[], int],
     ) -> None:
         self._repository = repository
         self._files = files
         self._token = token
         self.course = course
         self._settle = settle
+        self._outstanding = outstanding
         #: Images that went for it.
         self.evicted: list[Evicted] = []
 
@@ -151,7 +154,9 @@ class Charge:
         Raises:
             DiskFull: the filesystem has no room for so much more, whatever the limit says.
         """
-        free = self._files.free_bytes() - self._repository.min_free()
+        # What is still to be written is asked first: of what comes meanwhile less is free.
+        promised = self._outstanding() + self._repository.min_free()
+        free = self._files.free_bytes() - promised
         free_inodes = self._files.trees.free_inodes()
         if space_bytes > free:
             raise DiskFull(

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["Ingest", "translated"]
+__all__ = ["CHUNK_BYTES", "Ingest", "translated"]
 
 #: What has come is taken, and this at most. Four times fewer reads and writes than of 256 KiB are 7% of what a large
 #: blob costs a processor.
-_CHUNK_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 1 << 20
 #: So much is on its way to the disk while the next bytes come, instead of all of it at the end.
 _WRITE_BACK_BYTES: Final = 8 << 20
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -96,7 +96,7 @@ class Ingest:
         if stream.offset < self.received_bytes:
             self.restart()
             yield self.received_bytes
-        while chunk := stream.read(_CHUNK_BYTES):
+        while chunk := stream.read(CHUNK_BYTES):
             self.write(chunk)
             yield self.received_bytes
 
@@ -171,7 +171,7 @@ class Ingest:
 
     def _hash_what_is_here(self) -> None:
         self._file.seek(0)
-        while chunk := self._file.read(_CHUNK_BYTES):
+        while chunk := self._file.read(CHUNK_BYTES):
             self._hasher.update(chunk)
             self.received_bytes += len(chunk)
         if self.received_bytes > self.size:

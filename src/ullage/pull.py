@@ -207,7 +207,7 @@ class Pull:
         config = plan.manifest.config.digest
         mine, awaited = set(claims.owned), set(claims.awaited)
         while True:
-            self._arrivals.here(claims.present)
+            self._arrivals.claimed(claims.present, {digest: plan.wanted[digest] for digest in mine})
             if config in claims.present:
                 self._begin_unpacking(token, plan)
             self._fetch(executor, token, plan, mine)

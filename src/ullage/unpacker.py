@@ -79,7 +79,14 @@ class Unpacker:
         self._layers = layers
         self._arrivals = arrivals
         self._course = course
-        self.charge = Charge(repository, files, token=token, course=course, settle=self._settle)
+        self.charge = Charge(
+            repository,
+            files,
+            token=token,
+            course=course,
+            settle=self._settle,
+            outstanding=lambda: arrivals.outstanding_bytes,
+        )
 
     @property
     def chain(self) -> list[Digest]:

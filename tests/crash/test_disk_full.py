@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ from support import registry as faults
 from support.images import ImageBuilder
 from support.store import check_root, files_of, query, usage
 from support.worker import Refused, Worker, run_python
-from ullage import DiskFull, ImageService, RegistryClient, StorageLimitExceeded
+from ullage import DiskFull, ImageService, PullCancelled, RegistryClient, StorageLimitExceeded
 from ullage.digest import digest_of
 
 LAYER_BYTES = 300_000
@@ -481,6 +484,35 @@ def test_the_limit_of_the_store_comes_before_that_of_the_disk(volume, registry):
 
     with pytest.raises(StorageLimitExceeded):
         store.pull_image(large.reference)
+
+
+def test_a_tree_takes_no_room_that_was_found_for_a_blob_beside_it(make_volume, registry, caplog, wait_until):
+    """
+    Layers are unpacked while others come: what of those is still to be written is not free.
+    """
+    caplog.set_level(logging.DEBUG, "ullage.unpacker")
+    volume = make_volume(mib=24)
+    builder = ImageBuilder(registry, "both")
+    cancel = threading.Event()
+    with volume.open() as store:
+        tar = entries.tar(
+            *(
+                entries.entry(b"%d" % each, data=bytes(1 << 20))
+                for each in range((volume.free_bytes >> 20) - 4)
+            )
+        )
+        builder.raw_layer(gzip.compress(tar), diff_id=digest_of(tar))
+        image = builder.noise_layer(10 << 20).push("1")
+        registry.inject(f"*/blobs/{image.layers[1].digest}", faults.stall(after=1000))
+        with ThreadPoolExecutor(1) as pool:
+            pull = pool.submit(store.pull_image, image.reference, unpack=True, cancel=cancel)
+            try:
+                # By what is known of the other layer, it is refused now, or once more when all of that is here.
+                wait_until(lambda: pull.done() or "unpacking again" in caplog.text)
+            finally:
+                cancel.set()
+
+            assert isinstance(pull.exception(10), DiskFull | PullCancelled)
 
 
 # ---------------------------------------------------------------------- where nobody may mount
