@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture powerloss protos schema bench bench-peers bench-cri cri-versions bench-unpack bench-serving bench-upgrade compare lint format venv clean
+.PHONY: help compiled demo test torture powerloss protos schema bench bench-peers bench-cri cri-versions bench-unpack bench-serving bench-upgrade compare lint format venv clean
 
 help:
 	@echo 'make demo    see ullage work: builds, serves, pulls, counts and removes images, with no internet'
@@ -36,13 +36,18 @@ demo: $(VENV)/.installed
 	@rm -rf .demo
 	@$(BIN)/ullage demo --keep .demo
 
+# The tests and the benchmarks start the command by the thousand: none of them is to compile what it loads. (An
+# environment may say that Python is not to keep what it compiled.)
+compiled: $(VENV)/.developing
+	@$(BIN)/python -m compileall -q src migrations
+
 # Two for each core: half of a test's time is spent waiting for disks and for other processes.
 # Whoever is done early takes from the others what is long.
-test: $(VENV)/.developing
+test: compiled
 	$(BIN)/python -m pytest -n $$((2 * $$(nproc))) --dist worksteal
 
 # What make test does by the hundred, by the thousand.
-torture: $(VENV)/.developing
+torture: compiled
 	ULLAGE_TORTURE=1 ULLAGE_FUZZ_STATEMENTS=$(or $(STATEMENTS),200000) \
 	    $(BIN)/python -m pytest -n auto --timeout 3600 tests/crash tests/property tests/store/test_sql_fuzz.py
 	$(BIN)/python tests/crash/deaths.py --rounds $(or $(ROUNDS),2000) --seed $(or $(SEED),1)
@@ -59,26 +64,26 @@ schema: $(VENV)/.developing
 	PYTHONPATH=tests $(BIN)/python -m support.schema
 
 # Ratios in one run, not seconds. BENCH="--small" is a look, BENCH="engine startup" are two of them.
-bench: $(VENV)/.developing
+bench: compiled
 	$(BIN)/python benchmarks $(BENCH)
 
-bench-peers: $(VENV)/.developing
+bench-peers: compiled
 	$(BIN)/python benchmarks --peers $(BENCH)
 
-bench-serving: $(VENV)/.developing
+bench-serving: compiled
 	$(BIN)/python benchmarks/disk.py $(BIN)/python benchmarks/serving.py $(BENCH)
 
 # BENCH="small --files 20000" is less of it; benchmarks/unpack.py --help has the rest.
-bench-unpack: $(VENV)/.developing
+bench-unpack: compiled
 	$(BIN)/python benchmarks/disk.py $(BIN)/python benchmarks/unpack.py $(BENCH)
 
-bench-upgrade: $(VENV)/.developing
+bench-upgrade: compiled
 	$(BIN)/python benchmarks/disk.py $(BIN)/python benchmarks/upgrade.py $(BENCH)
 
 compare: $(VENV)/.developing
 	$(BIN)/python benchmarks/compare_unpack.py $(IMAGES)
 
-bench-cri: $(VENV)/.developing
+bench-cri: compiled
 	$(BIN)/python benchmarks/cri_load.py --clients $(or $(CLIENTS),64) --seconds $(or $(SECONDS),60)
 
 # The oldest of each, and each major release of protobuf since.

@@ -280,6 +280,8 @@ def test_what_lies_in_the_way_is_moved_aside(store, root, app):
 
 
 def test_trees_that_exactly_fit_are_made_and_a_byte_less_is_refused(store, root, app):
+    if not root.stat().st_blocks:
+        pytest.skip("directories occupy nothing on this filesystem, and a block of each is asked for ahead")
     pulled = store.pull_image(app.reference)
     store.make_trees(pulled)
     needed = store.usage()
