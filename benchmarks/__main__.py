@@ -31,7 +31,7 @@ SMALL = {
     "unpack": ["--pairs", "3", "--files", "4000", "--large", "64"],
 }
 #: umoci takes half a minute for each turn of the whole.
-PEERS = {"pulls": ["--peers"], "unpack": ["--pairs", "3", "--files", "20000", "--large", "512"]}
+PEERS = {"pulls": ["--peers"], "unpack": ["--files", "20000", "--large", "512"]}
 USUAL = ("engine", "pulls", "crowd", "startup", "growth")
 WITH_PEERS = ("pulls", "unpack")
 #: It measures processor time alone, and has thousands of transactions to undo for each that it measures.

@@ -43,13 +43,15 @@ class Crowd:
     def clean(self) -> None:
         wipe(self.root)
 
-    def pulls(self, at_once: int, count: int) -> Callable[[], None]:
+    def pulls(self, at_once: int, count: int, *, same: bool = False) -> Callable[[], None]:
+        references = self.references[:1] * count if same else self.references[:count]
+
         def run() -> None:
             with (
                 ImageService.open(self.root, registry=RegistryClient(plain_http=True)) as store,
                 ThreadPoolExecutor(at_once) as threads,
             ):
-                list(threads.map(store.pull_image, self.references[:count]))
+                list(threads.map(store.pull_image, references))
 
         return run
 
@@ -139,6 +141,12 @@ def main() -> None:
                     for each in references[:8]
                 ),
             ),
+            before=crowd.clean,
+        )
+        ratios.compare(
+            "16 pulls of one image, of which 15 wait",
+            ours=Command("at once", call=crowd.pulls(16, 16, same=True)),
+            theirs=Command("one pull", call=crowd.pulls(1, 1)),
             before=crowd.clean,
         )
         print("\n| a status | p50 | p99 | of |\n|---|---:|---:|---:|")

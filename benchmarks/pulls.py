@@ -240,7 +240,7 @@ class Bench:
             podman = ("podman", "--root", str(self.other / "podman"), "--runroot", str(self.base / "run"))
             pulls = tuple((*podman, "pull", "--quiet", "--tls-verify=false", each) for each in references)
             try:
-                self._against(what, references, Command("podman (unpacks, too)", pulls), rounds=3)
+                self._against(what, references, Command("podman (unpacks, too)", pulls))
             except SystemExit as error:
                 print(f"(podman left out of {what}, for it fails here: {str(error).splitlines()[-1]})")
             finally:
@@ -337,7 +337,6 @@ class Bench:
         *,
         before: Callable[[], object] | None = None,
         target: float | None = None,
-        rounds: int | None = None,
     ) -> None:
         self.ratios.compare(
             what,
@@ -345,7 +344,6 @@ class Bench:
             theirs=theirs,
             before=before or self.clean,
             target=target,
-            rounds=rounds,
         )
 
 

@@ -114,7 +114,6 @@ class Ratios:
         before: Callable[[], object] = _nothing,
         target: float | None = None,
         note: str = "",
-        rounds: int | None = None,
     ) -> Row:
         """
         Run both in turns, once each for nothing first. *before* each run, unmeasured: clean up, settle the disk.
@@ -122,7 +121,7 @@ class Ratios:
         for each in (ours, theirs):
             before()
             each.run()
-        pairs = [(_measured(ours, before), _measured(theirs, before)) for _ in range(rounds or self.pairs)]
+        pairs = [(_measured(ours, before), _measured(theirs, before)) for _ in range(self.pairs)]
         before()
         ratios = [one[0] / other[0] for one, other in pairs]
         row = Row(

@@ -165,7 +165,6 @@ class Bench:
                         ),
                     ),
                     before=self.clean,
-                    rounds=3,
                 )
 
     def trees(self, layers: list[Path], reference: str) -> None:
@@ -224,7 +223,6 @@ class Bench:
                 ),
                 before=clean,
                 target=0.2,
-                rounds=3,
             )
         if ROOTLESS or missing("containerd", "ctr"):
             return

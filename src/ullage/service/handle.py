@@ -4,15 +4,17 @@ What every part of the service shares: the store that is open, and how a host na
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 from ullage.errors import (
     AuthenticationFailed,
     DiskFull,
+    ImageError,
     ImageNotFound,
     PullFailed,
     RegistryUnavailable,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Handle", "ImageLike", "key_of", "shown"]
+
+_log = logging.getLogger(__name__)
 
 #: How a host names an image: the row's id, an image id or a prefix of one, a reference, a spec, or a status.
 ImageLike = int | str | ImageSpec | ImageStatus
@@ -200,8 +204,13 @@ class Handle:
         except _WORTH_A_LINE as error:
             # On a full disk, no byte more than what gives room back.
             if not (isinstance(error, DiskFull) or self._closed or self._database.read_only):
-                with suppress(Exception), self._database.patience(_do_not_wait):
-                    self._repository.note_failure(verb, error, reference=reference, image_id=image_id)
+                try:
+                    with self._database.patience(_do_not_wait):
+                        self._repository.note_failure(verb, error, reference=reference, image_id=image_id)
+                except ImageError as second:
+                    _log.debug("a failure is not on record: %s", second)
+                except Exception:  # noqa: BLE001 -- it must not take the place of what failed
+                    _log.exception("a failure is not on record")
             raise
 
 
