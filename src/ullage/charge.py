@@ -121,6 +121,19 @@ class Charge:
         with self.course.patience(self.course.check):
             self._repository.fill_tree(self._token, layer.chain_id, result.space_bytes, result.inodes)
 
+    def correct(self, layer: Layer, result: LayerResult) -> None:
+        """
+        A tree that is filled takes more than was thought, or less.
+
+        Raises:
+            StorageLimitExceeded: there is no room for what it takes.
+        """
+        try:
+            self.reserve(layer, result.space_bytes, result.inodes)
+        except StorageLimitExceeded:
+            self.make_room(layer, result.space_bytes, result.inodes)
+        self.fill(layer, result)
+
     def give_back(self, layers: Sequence[Layer]) -> None:
         """
         Nothing is written of these any more, and they are filled once more.

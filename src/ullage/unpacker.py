@@ -3,7 +3,7 @@ Unpacking an image's layers into trees.
 
     claim     one transaction: trees that are here are kept, those above are begun     `ImageRepository.claim_trees`
     fill      layers side by side, each into its own directory; what they take is reserved ahead of them, in steps
-    sync      once for all of them
+    sync      once for all of them; what the filesystem counts otherwise now that it is on disk is charged so
     publish   rename, sync the directories, one transaction                            `ImageRepository.publish_trees`
     wait      for a tree that somebody else makes; from the claim again when that is here, or its maker dead
 
@@ -28,7 +28,7 @@ from ullage.charge import Budgets, Charge, Course, Layer, layers_of
 from ullage.digest import Digest
 from ullage.errors import ImageError, PullCancelled, StoreReadOnly, UnsupportedContent
 from ullage.ingest import translated
-from ullage.layer import ApplyOptions, LayerBlob, apply_overlays
+from ullage.layer import ApplyOptions, LayerBlob, apply_overlays, grown_since
 from ullage.recovery import give_back, owner_name, reap, sweep_quietly
 from ullage.repository import NewTree, Owner
 
@@ -181,7 +181,18 @@ class Unpacker:
             )
             with translated():
                 writeback.finish()
-        return results
+            return [self._charged(*each) for each in zip(layers, roots, results, strict=True)]
+
+    def _charged(self, layer: Layer, root: int, result: LayerResult) -> LayerResult:
+        """
+        What a tree takes now that it is on disk, charged where it is not what was charged as it was written.
+        """
+        with translated():
+            grown = grown_since(root, result.large)
+        if grown:
+            result = replace(result, space_bytes=result.space_bytes + grown)
+            self.charge.correct(layer, result)
+        return result
 
     def _settle(self, layer: Layer) -> None:
         self._arrivals.settle(layer.digest, self._course.check)

@@ -10,13 +10,11 @@ import contextlib
 import gzip
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -24,6 +22,7 @@ from support import layers as entries
 from support import registry as faults
 from support.images import ImageBuilder
 from support.store import check_root, files_of, query, usage
+from support.volumes import may_mount, mounted_volume
 from support.worker import Refused, Worker, run_python
 from ullage import DiskFull, ImageService, PullCancelled, RegistryClient, StorageLimitExceeded
 from ullage.digest import digest_of
@@ -103,25 +102,9 @@ class Volume:
         return (self.root / "headroom").exists()
 
 
-def _mount_ext4(folder, point, *, mib, inodes):
-    image = folder / "volume.img"
-    with image.open("wb") as file:
-        file.truncate(mib << 20)
-    count = ["-N", str(inodes)] if inodes else []
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", *count, image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, point], check=True, capture_output=True)
-
-
-def _mount_tmpfs(_folder, point, *, mib, inodes):
-    options = f"size={mib}m" + (f",nr_inodes={inodes}" if inodes else "")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", point], check=True, capture_output=True)
-
-
-def _can_mount(kind):
-    return (os.geteuid() == 0 or _INSIDE in os.environ) and (
-        kind == "tmpfs"
-        or (_INSIDE not in os.environ and Path("/dev/loop-control").exists() and shutil.which("mkfs.ext4"))
-    )
+def _may_mount(kind):
+    # In a user namespace of our own nobody may mount a disk, and everybody a tmpfs.
+    return kind == "tmpfs" if _INSIDE in os.environ else may_mount(kind)
 
 
 @pytest.fixture(params=["ext4", "tmpfs"])
@@ -129,19 +112,16 @@ def make_volume(request, tmp_path):
     """
     Mounts a filesystem of a few MiB; gone when the test is over, and the store in it whole.
     """
-    mount = {"ext4": _mount_ext4, "tmpfs": _mount_tmpfs}[request.param]
-    if not _can_mount(request.param):
+    if not _may_mount(request.param):
         pytest.skip(
             f"no right to mount {request.param} here; test_..._in_a_namespace_of_its_own does what it can"
         )
-    point = tmp_path / "volume"
-    point.mkdir()
     with contextlib.ExitStack() as mounted:
 
         def make(*, mib=32, inodes=None):
-            mount(tmp_path, point, mib=mib, inodes=inodes)
-            mounted.callback(subprocess.run, ["umount", point], check=True)
-            volume = Volume(point)
+            volume = Volume(
+                mounted.enter_context(mounted_volume(request.param, tmp_path, mib=mib, inodes=inodes))
+            )
             mounted.callback(volume.close)
             return volume
 
@@ -518,7 +498,7 @@ def test_a_tree_takes_no_room_that_was_found_for_a_blob_beside_it(make_volume, r
 # ---------------------------------------------------------------------- where nobody may mount
 
 
-if not _can_mount("tmpfs"):
+if not may_mount("tmpfs"):
 
     @pytest.mark.timeout(600)
     def test_all_of_it_on_a_tmpfs_in_a_namespace_of_its_own(tmp_path):

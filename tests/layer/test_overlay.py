@@ -6,7 +6,6 @@ on top of each other gives.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -36,6 +35,7 @@ from support.layers import (
     tar,
 )
 from support.oddlayers import base256, device
+from support.volumes import may_mount, mounted_volume
 from ullage.errors import ImageError, UnsafeLayer
 from ullage.layer import ApplyOptions, apply_overlay, compose, occupied
 
@@ -330,16 +330,9 @@ def test_holes_are_holes_in_the_copy(tmp_path):
 
 @pytest.mark.external
 def test_blocks_are_shared_where_the_filesystem_can(tmp_path, root):
-    if shutil.which("mkfs.xfs") is None:
-        pytest.skip("needs mkfs.xfs (xfsprogs)")
-    image, point = tmp_path / "image", tmp_path / "point"
-    point.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(400 << 20)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
-    if subprocess.run(["mount", "-o", "loop", image, point], check=False).returncode:
-        pytest.skip("this kernel has no xfs")
-    try:
+    if not may_mount("xfs"):
+        pytest.skip("needs the right to mount, and mkfs.xfs (xfsprogs)")
+    with mounted_volume("xfs", tmp_path, mib=300) as point:
         (point / "tree").mkdir()
         (point / "tree/f").write_bytes(b"x" * (4 << 20))
         result = composed([point / "tree"], point / "composed")
@@ -348,8 +341,6 @@ def test_blocks_are_shared_where_the_filesystem_can(tmp_path, root):
 
         assert (result.shared_bytes, result.copied_bytes) == (4 << 20, 0)
         assert (point / "tree/f").read_bytes()[:1] == b"x"
-    finally:
-        subprocess.run(["umount", point], check=True)
 
 
 def test_many_trees_are_composed_in_order(tmp_path):

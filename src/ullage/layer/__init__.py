@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ullage.exports import names_of
 
 if TYPE_CHECKING:
+    from ullage.layer.account import grown_since as grown_since
     from ullage.layer.account import occupied as occupied
     from ullage.layer.apply import apply_layer as apply_layer
     from ullage.layer.apply import apply_overlay as apply_overlay
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 __all__, __getattr__ = names_of(
     __name__,
     {
-        "account": ("occupied",),
+        "account": ("grown_since", "occupied"),
         "apply": ("apply_layer", "apply_overlay"),
         "attributes": ("as_if_alone",),
         "chain": ("chain_id", "chain_ids"),

@@ -6,19 +6,31 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ullage.layer.options import Budget
 
-__all__ = ["BLOCK_BYTES", "SECTOR_BYTES", "Account", "occupied"]
+__all__ = ["BLOCK_BYTES", "SECTOR_BYTES", "Account", "Large", "grown_since", "occupied"]
 
 #: The unit of ``st_blocks``, whatever the filesystem's own block.
 SECTOR_BYTES: Final = 512
 #: What we take for the filesystem's block until we have seen what a file really got.
 BLOCK_BYTES: Final = 4096
+#: Files of no more blocks than these are what they will be on disk: ext4 has room for four extents in an inode.
+_FEW_BLOCKS: Final = 4
+
+
+class Large(NamedTuple):
+    """
+    A file whose blocks the filesystem may count otherwise once they have their places on disk: ext4 adds blocks that
+    list the extents of a scattered file, and xfs takes back what it set aside for a file to grow.
+    """
+
+    path: bytes
+    space_bytes: int
 
 
 class Account:
@@ -31,11 +43,17 @@ class Account:
 
     __slots__ = (
         "_budget", "_directories", "_granted_bytes", "_granted_inodes", "_left_bytes", "_left_inodes", "_names_bytes",
-        "files_bytes", "inodes", "settled_bytes",
+        "block_bytes", "few_sectors", "files_bytes", "inodes", "large", "settled_bytes",
     )  # fmt: skip
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, block_bytes: int = BLOCK_BYTES) -> None:
         self._budget = budget
+        #: The filesystem's block; where it speaks of more than ours, it is what it likes to be given at once.
+        self.block_bytes = min(block_bytes, BLOCK_BYTES)
+        #: Files of no more sectors than these are on disk what they are now.
+        self.few_sectors = _FEW_BLOCKS * self.block_bytes // SECTOR_BYTES
+        #: The others, by their inode, as long as they have the name that they were made by.
+        self.large: dict[int, Large] = {}
         self._granted_bytes = self._granted_inodes = 0
         self._left_bytes = self._left_inodes = 0
         self._directories = self._names_bytes = 0
@@ -85,13 +103,23 @@ class Account:
         self.inodes -= 1
         self._names_bytes -= name_bytes + 16
 
+    def add_large(self, path: bytes, status: os.stat_result) -> None:
+        """
+        A file of more than `few_sectors` is written: it takes what is in it, whatever is set aside for more.
+        """
+        whole = -(-status.st_size // self.block_bytes) * self.block_bytes
+        space_bytes = min(status.st_blocks * SECTOR_BYTES, whole)
+        self.files_bytes += space_bytes
+        self.large[status.st_ino] = Large(path, space_bytes)
+
     def remove(self, status: os.stat_result) -> None:
         """
         A name of something that is no directory is gone.
         """
+        large = self.large.pop(status.st_ino, None)
         if status.st_nlink == 1:
             self.inodes -= 1
-            self.files_bytes -= status.st_blocks * SECTOR_BYTES
+            self.files_bytes -= status.st_blocks * SECTOR_BYTES if large is None else large.space_bytes
 
     def remove_directory(self, settled_bytes: int | None) -> None:
         """
@@ -109,6 +137,23 @@ class Account:
         """
         self.settled_bytes = directories_bytes
         self.expect_data(0)
+
+
+def grown_since(directory: int, large: Mapping[int, Large]) -> int:
+    """
+    By how many bytes large files of a tree take more, now that they are on disk, than when they were written.
+
+    What lies in directories that we may not enter is taken to be as it was.
+    """
+    grown = 0
+    for inode, (path, space_bytes) in large.items():
+        try:
+            status = os.lstat(path, dir_fd=directory)
+        except PermissionError:
+            continue
+        if status.st_ino == inode:
+            grown += status.st_blocks * SECTOR_BYTES - space_bytes
+    return grown
 
 
 def occupied(directory: int, on_error: Callable[[OSError], None] | None = None) -> tuple[int, int]:

@@ -73,7 +73,7 @@ def apply_layer(
         StoreError: anything else that the filesystem says; `StoreReadOnly` where it is a right that we lack.
     """
     options = options or ApplyOptions()
-    account = Account(budget or Unlimited())
+    account = Account(budget or Unlimited(), os.fstat(directory).st_blksize)
     tree = FlattenedTree(directory, account, max_path_bytes=options.limits.max_path_bytes)
     return _Applier(stream, tree, account, options).run()
 
@@ -101,7 +101,7 @@ def apply_overlay(
         The same as `apply_layer`.
     """
     options = options or ApplyOptions()
-    account = Account(budget or Unlimited())
+    account = Account(budget or Unlimited(), os.fstat(directory).st_blksize)
     tree = OverlayTree(directory, account, options, lowers)
     return _Applier(stream, tree, account, options).run()
 
@@ -180,6 +180,7 @@ class _Applier:
             compressed_bytes=self._stream.compressed_bytes,
             space_bytes=self._account.space_bytes,
             inodes=self._account.inodes,
+            large=self._account.large,
             forgiven=self._attributes.forgiven,
         )
 
@@ -248,7 +249,11 @@ class _Applier:
             status = os.fstat(file)
             if self._attributes.finish_file(file, entry, status):
                 status = os.fstat(file)
-            self._account.files_bytes += status.st_blocks * SECTOR_BYTES
+            sectors = status.st_blocks
+            if sectors > self._account.few_sectors:
+                self._account.add_large(path, status)
+            else:
+                self._account.files_bytes += sectors * SECTOR_BYTES
         finally:
             os.close(file)
 

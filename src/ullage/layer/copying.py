@@ -21,6 +21,11 @@ _CHUNK_BYTES: Final = 1 << 20
 _CANNOT_CLONE: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ETXTBSY, errno.EPERM)
 _CANNOT_COPY: Final = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP)
+#: The name of its own under which xfs shows root an ACL once more.
+_SHOWN_TWICE: Final = {
+    "trusted.SGI_ACL_FILE": "system.posix_acl_access",
+    "trusted.SGI_ACL_DEFAULT": "system.posix_acl_default",
+}
 
 
 def read_xattrs(path: bytes | int) -> dict[bytes, bytes]:
@@ -36,7 +41,7 @@ def read_xattrs(path: bytes | int) -> dict[bytes, bytes]:
         raise
     return {
         each: os.getxattr(path, each, follow_symlinks=follow)
-        for each in map(os.fsencode, names)
+        for each in (os.fsencode(name) for name in names if _SHOWN_TWICE.get(name) not in names)
         if not is_overlay_mark(each)
     }
 

@@ -11,8 +11,10 @@ from ullage.errors import UnsafeLayer
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Mapping
 
     from ullage.digest import Digest
+    from ullage.layer.account import Large
 
 __all__ = ["ApplyOptions", "Budget", "IdRange", "LayerResult", "Limits", "Ownership", "Unlimited", "map_id"]
 
@@ -114,6 +116,7 @@ class LayerResult:
     What applying a layer did.
 
     ``space_bytes`` and ``inodes`` are what the tree grew by: blocks of files and directories, once for each inode.
+    ``large`` are those of its files, by inode, that may take more or less once they are on disk (`grown_since`).
     ``forgiven`` counts what was left out, by what it was: "device", "ownership", "xattr security.capability" …
     """
 
@@ -123,6 +126,7 @@ class LayerResult:
     compressed_bytes: int
     space_bytes: int
     inodes: int
+    large: Mapping[int, Large]
     forgiven: Counter[str]
 
 
