@@ -5,6 +5,7 @@ Fixtures that more than one folder of tests uses.
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 
 import pytest
@@ -12,6 +13,11 @@ import pytest
 from support.registry import FaultRegistry
 from support.store import check_root
 from ullage import ImageService, RegistryClient
+
+
+# Whoever starts the tests in the background of a script may have told them to ignore this; what they start is not to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

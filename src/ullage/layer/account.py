@@ -42,16 +42,16 @@ class Account:
     """
 
     __slots__ = (
-        "_budget", "_directories", "_granted_bytes", "_granted_inodes", "_left_bytes", "_left_inodes", "_names_bytes",
-        "block_bytes", "few_sectors", "files_bytes", "inodes", "large", "settled_bytes",
+        "_block_bytes", "_budget", "_directories", "_few_sectors", "_granted_bytes", "_granted_inodes",
+        "_left_bytes", "_left_inodes", "_names_bytes", "files_bytes", "inodes", "large", "settled_bytes",
     )  # fmt: skip
 
     def __init__(self, budget: Budget, block_bytes: int = BLOCK_BYTES) -> None:
         self._budget = budget
         #: The filesystem's block; where it speaks of more than ours, it is what it likes to be given at once.
-        self.block_bytes = min(block_bytes, BLOCK_BYTES)
+        self._block_bytes = min(block_bytes, BLOCK_BYTES)
         #: Files of no more sectors than these are on disk what they are now.
-        self.few_sectors = _FEW_BLOCKS * self.block_bytes // SECTOR_BYTES
+        self._few_sectors = _FEW_BLOCKS * self._block_bytes // SECTOR_BYTES
         #: The others, by their inode, as long as they have the name that they were made by.
         self.large: dict[int, Large] = {}
         self._granted_bytes = self._granted_inodes = 0
@@ -103,12 +103,16 @@ class Account:
         self.inodes -= 1
         self._names_bytes -= name_bytes + 16
 
-    def add_large(self, path: bytes, status: os.stat_result) -> None:
+    def add_file(self, path: bytes, status: os.stat_result) -> None:
         """
-        A file of more than `few_sectors` is written: it takes what is in it, whatever is set aside for more.
+        A file is written. A large one takes what is in it, whatever is set aside for more.
         """
-        whole = -(-status.st_size // self.block_bytes) * self.block_bytes
-        space_bytes = min(status.st_blocks * SECTOR_BYTES, whole)
+        sectors = status.st_blocks
+        if sectors <= self._few_sectors:
+            self.files_bytes += sectors * SECTOR_BYTES
+            return
+        whole = -(-status.st_size // self._block_bytes) * self._block_bytes
+        space_bytes = min(sectors * SECTOR_BYTES, whole)
         self.files_bytes += space_bytes
         self.large[status.st_ino] = Large(path, space_bytes)
 

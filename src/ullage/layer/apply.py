@@ -249,11 +249,7 @@ class _Applier:
             status = os.fstat(file)
             if self._attributes.finish_file(file, entry, status):
                 status = os.fstat(file)
-            sectors = status.st_blocks
-            if sectors > self._account.few_sectors:
-                self._account.add_large(path, status)
-            else:
-                self._account.files_bytes += sectors * SECTOR_BYTES
+            self._account.add_file(path, status)
         finally:
             os.close(file)
 

@@ -316,7 +316,7 @@ class OverlayTree(Tree):
         self.account.expect(status.st_size + _BLOCK_MASK & ~_BLOCK_MASK, 1, len(name))
         descriptor = self.real_directory(parent)
         self._copier.copy(self._lowers.roots[index], path, status, descriptor, name)
-        self.account.add_large(path, os.lstat(name, dir_fd=descriptor))
+        self.account.add_file(path, os.lstat(name, dir_fd=descriptor))
         self._copied.add(path)
         return descriptor
 
