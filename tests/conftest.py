@@ -14,7 +14,6 @@ from support.registry import FaultRegistry
 from support.store import check_root
 from ullage import ImageService, RegistryClient
 
-
 # Whoever starts the tests in the background of a script may have told them to ignore this; what they start is not to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

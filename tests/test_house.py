@@ -94,6 +94,7 @@ LOOKING = {
     *("repository", "revision", "schema", "service", "simulated", "sizes", "snapshot", "trees"),
     *("repository.acting", "repository.history", "repository.looking", "repository.lookup"),
     *("repository.lookups", "repository.records", "repository.rows", "repository.standing"),
+    *("gate", "repository.holding", "repository.layout"),
     *("schema.revisions", "schema.script"),
 }
 #: And what else who reads documents.
@@ -108,7 +109,7 @@ INSPECTING = {
     "vocabulary",
 }
 #: And what else whoever opens a store to change it.
-CHANGING = {"engine", "layout", "schema.tables", "schema.views", "vocabulary"}
+CHANGING = {"layout", "vocabulary"}
 
 
 def modules_of(printed):
@@ -177,7 +178,7 @@ def test_a_service_loads_neither_layers_nor_archives_nor_http_until_it_needs_the
 
     heavy, own = modules_of(run_python(code, stocked))
 
-    assert heavy == {"sqlalchemy"}
+    assert heavy == set()
     assert {name for name in own if not name.startswith("repository.")} <= LOOKING | CHANGING
 
 

@@ -1,5 +1,6 @@
 """
-The engine and its three transactions: `read`, `write` and `rebuild`. The only BEGIN is here.
+The three transactions, `read`, `write` and `rebuild`, and two past SQLAlchemy, `glance` and `write_plainly`. The only
+BEGIN is here.
 
 Every write transaction and every checkpoint of this package runs with the gate locked, one at a time on the whole
 machine: waiting is fair, "database is locked" reaches nobody, and a checkpoint never meets a commit, which is what
@@ -19,24 +20,26 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ullage.driver import Connections, connect
+from ullage.driver import Connections, checkpoint, connect, shorten
 from ullage.errors import SQLiteTooOld, StoreBusy, StoreCorrupt, StoreError, StoreReadOnly
-from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
+from ullage.gate import Gate
 from ullage.moment import MIXED, Copy, moment_of
 from ullage.refusal import RuleBroken, is_of_the_schema, translate
-from ullage.snapshot import Snapshot
+from ullage.snapshot import Draft, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
+
+    from ullage.locks import LockWaits
 
 __all__ = ["APPLICATION_ID", "MINIMUM_SQLITE", "Database", "Guard", "RuleBroken"]
 
@@ -51,7 +54,7 @@ class Guard(Protocol):
     What says whether the schema is still one for this release.
     """
 
-    def __call__(self, connection: Connection, *, writing: bool) -> None: ...
+    def __call__(self, connection: Connection | Snapshot, *, writing: bool) -> None: ...
 
 
 _CHECKPOINT_EVERY: Final = 64  # write transactions of this process
@@ -87,10 +90,7 @@ class Database:
         self.read_only = read_only
         self.timeout_seconds = timeout_seconds
         self._guard = guard
-        self._gate_path = gate
-        self._turn = threading.Lock()
-        self.waits = LockWaits()
-        self._waiting = threading.local()
+        self._gate = Gate(gate, timeout_seconds=timeout_seconds)
         self._writes_since_checkpoint = 0
         #: Called after each durable write, with no lock held: it must be quick, and must not fail (I10).
         self.on_commit: Callable[[], None] = lambda: None
@@ -99,9 +99,12 @@ class Database:
         self._mode = "ro&immutable=1" if immutable else "ro" if read_only else "rw"
         self._making = threading.Lock()
         self._engines: dict[str, Engine] = {}
-        self._glances = Connections(
-            functools.partial(self._connect, mode=self._mode, query_only=True, foreign_keys=True),
-            timeout_seconds=timeout_seconds,
+        self._glances, self._drafts = (
+            Connections(
+                functools.partial(self._connect, mode=self._mode, query_only=query_only, foreign_keys=True),
+                timeout_seconds=timeout_seconds,
+            )
+            for query_only in (True, False)
         )
         _open_databases.add(self)
 
@@ -202,7 +205,7 @@ class Database:
             RuleBroken: a constraint or a trigger refused a statement.
         """
         self.require_writable()
-        with self._gate(), self._writer.connect() as connection:
+        with self._gate.turn(), self._writer.connect() as connection:
             driver = connection.connection.dbapi_connection
             assert driver is not None
             if not durable:
@@ -215,23 +218,65 @@ class Database:
             finally:
                 if not durable:
                     self._pragma(driver, "synchronous = FULL")
-            self._writes_since_checkpoint += 1
-            if self._writes_since_checkpoint >= _CHECKPOINT_EVERY:
-                self._checkpoint(driver)
+            self._wrote(driver)
         if durable:
             self.on_commit()
 
     @contextmanager
-    def patience(self, check: Callable[[], None]) -> Iterator[None]:
+    def write_plainly(self, *, durable: bool = True) -> Iterator[Connection | Draft]:
+        """
+        As `write`, for the statements of who may have no other need of SQLAlchemy: with nothing but `exec_driver_sql`.
+        """
+        if "writer" in self._engines:
+            with self.write(durable=durable) as connection:
+                yield connection
+            return
+        self.require_writable()
+        with self._gate.turn(), self._plain_writer() as driver:
+            driver.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            driver.execute("BEGIN IMMEDIATE")
+            draft = Draft(driver)
+            if self._guard is not None:
+                self._guard(draft, writing=True)
+            yield draft
+            driver.commit()
+            self._wrote(driver)
+        if durable:
+            self.on_commit()
+
+    @contextmanager
+    def _plain_writer(self) -> Iterator[sqlite3.Connection]:
+        """
+        A connection for whoever has the gate. Its errors are ours; after one it is closed, with what is open in it.
+        """
+        try:
+            driver = self._drafts.take()
+            whole = False
+            try:
+                yield driver
+                whole = True
+            finally:
+                self._drafts.give(driver, whole=whole)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translate(error, self.path) from error
+
+    def _wrote(self, driver: DBAPIConnection | sqlite3.Connection) -> None:
+        self._writes_since_checkpoint += 1
+        if self._writes_since_checkpoint >= _CHECKPOINT_EVERY and checkpoint(driver):
+            self._writes_since_checkpoint = 0
+
+    def patience(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         """
         While this thread waits for its turn to write, inside the block, *check* is called: it ends the wait by raising.
         """
-        before = getattr(self._waiting, "check", None)
-        self._waiting.check = check
-        try:
-            yield
-        finally:
-            self._waiting.check = before
+        return self._gate.patience(check)
+
+    @property
+    def waits(self) -> LockWaits:
+        """
+        What waiting for turns has cost so far.
+        """
+        return self._gate.waits
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -262,7 +307,7 @@ class Database:
         self.require_writable()
         engine = self._engine(query_only=False, mode="rwc", foreign_keys=False)
         try:
-            with self._gate(), engine.connect() as connection:
+            with self._gate.turn(), engine.connect() as connection:
                 driver = connection.connection.dbapi_connection
                 assert driver is not None
                 # Only now: the mode of a database in use cannot be changed, and the gate says that none of us
@@ -272,7 +317,7 @@ class Database:
                     yield connection
                     if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
                         raise StoreCorrupt("the new schema leaves rows that point nowhere")
-                self._shorten(driver)
+                shorten(driver)
         finally:
             engine.dispose()
 
@@ -294,45 +339,14 @@ class Database:
         """
         if self._writes_since_checkpoint:
             try:
-                with self._gate(), self._writer.connect() as connection:
-                    driver = connection.connection.dbapi_connection
-                    assert driver is not None
-                    self._checkpoint(driver)
+                with self._gate.turn(), self._plain_writer() as driver:
+                    checkpoint(driver)
             except StoreError as error:
                 # The WAL stays as it is: correct, only longer; whoever opens the store next reads it.
                 _log.debug("no checkpoint at close: %s", error)
         self._dispose("reader", "writer")
+        self._drafts.dispose()
         _open_databases.discard(self)
-
-    @contextmanager
-    def _gate(self) -> Iterator[None]:
-        started = time.monotonic()
-        check = getattr(self._waiting, "check", None)
-        while not self._turn.acquire(timeout=min(CHECK_SECONDS, self.timeout_seconds)):
-            waited = time.monotonic() - started
-            if waited >= self.timeout_seconds:
-                raise StoreBusy("another thread is writing to this store", waited_seconds=waited)
-            if check is not None:
-                check()
-        try:
-            left = self.timeout_seconds - (time.monotonic() - started)
-            try:
-                lock = FileLock.acquire(self._gate_path, timeout_seconds=left, check=check)
-            except OSError as error:
-                raise StoreReadOnly(f"cannot lock {self._gate_path}: {error.strerror}") from error
-            if lock is None:
-                raise StoreBusy(
-                    f"another process has been writing to this store for {self.timeout_seconds:g} s",
-                    waited_seconds=time.monotonic() - started,
-                )
-            waited = time.monotonic() - started
-            self.waits = LockWaits(self.waits.count + 1, self.waits.waited_seconds + waited)
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            self._turn.release()
 
     def _pragma(self, driver: DBAPIConnection, setting: str) -> None:
         """
@@ -343,34 +357,11 @@ class Database:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, self.path) from error
 
-    def _checkpoint(self, driver: DBAPIConnection) -> None:
-        """
-        Move what is in the WAL into the database, as far as readers let us. The gate is ours.
-
-        The result row counts, not an exception: a reader in the way is no error. Never TRUNCATE: a WAL that keeps
-        its size is room to delete in when the disk is full.
-        """
-        try:
-            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            self._writes_since_checkpoint = 0
-        except sqlite3.Error as error:
-            _log.warning("checkpoint failed: %s", error)  # follows a commit (I10); the next one tries again
-
     def _connect(self, *, mode: str, query_only: bool, foreign_keys: bool) -> sqlite3.Connection:
         connection, copy = connect(self.path, mode=mode, query_only=query_only, foreign_keys=foreign_keys)
         if mode == "ro":  # two that are not of one moment are told apart by the next who reads: then both go
             self._copy = copy if self._copy in (None, copy) else MIXED
         return connection
-
-    def _shorten(self, driver: DBAPIConnection) -> None:
-        """
-        After a rebuild, whose WAL may be as large as the database: put it all there, and start a short one.
-        """
-        try:
-            driver.execute("PRAGMA busy_timeout = 0")
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.Error as error:
-            _log.warning("checkpoint failed: %s", error)  # follows a commit (I10): the WAL is long, and right
 
     def _engine(
         self, *, query_only: bool, mode: str | None = None, foreign_keys: bool = True, **pool: int
@@ -391,11 +382,12 @@ class Database:
         # The parent's connections are not ours to use, and not ours to close: SQLite would tidy up under the
         # parent. They are kept where nothing collects them.
         self._glances.forget()
+        self._drafts.forget()
         for engine in self._engines.values():
             self._inherited.append(engine.pool)
             engine.dispose(close=False)
         self._making = threading.Lock()
-        self._turn = threading.Lock()
+        self._gate.after_fork()
         self._writes_since_checkpoint = 0
 
 

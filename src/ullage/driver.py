@@ -5,6 +5,7 @@ Connections of the standard library's to the database of a store, with the setti
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sqlite3
 import sys
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
     from ullage.moment import Copy
 
-__all__ = ["Connections", "connect"]
+__all__ = ["Connections", "checkpoint", "connect", "shorten"]
+
+_log = logging.getLogger(__name__)
 
 #: Of one process at once, and of those that wait for the next who reads.
 _MOST: Final = 32
@@ -148,3 +153,29 @@ def connect(
             ) from error  # SQLite's word for a schema that is rubbish is rubbish, too
         raise
     return connection, copy
+
+
+def checkpoint(driver: DBAPIConnection | sqlite3.Connection) -> bool:
+    """
+    Move what is in the WAL into the database, as far as readers let us; whoever calls has the gate. Whether that went.
+
+    The result row counts, not an exception: a reader in the way is no error. Never TRUNCATE: a WAL that keeps its size
+    is room to delete in when the disk is full.
+    """
+    try:
+        driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except sqlite3.Error as error:
+        _log.warning("checkpoint failed: %s", error)  # follows a commit (I10); the next one tries again
+        return False
+    return True
+
+
+def shorten(driver: DBAPIConnection) -> None:
+    """
+    After a rebuild, whose WAL may be as large as the database: put it all there, and start a short one.
+    """
+    try:
+        driver.execute("PRAGMA busy_timeout = 0")
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:
+        _log.warning("checkpoint failed: %s", error)  # follows a commit (I10): the WAL is long, and right

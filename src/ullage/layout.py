@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ullage.repository import ImageRepository
+    from ullage.repository import Lookups
 
 __all__ = ["LayoutIndex"]
 
@@ -51,8 +51,8 @@ class LayoutIndex:
     Keeps the ``index.json`` of one open store.
     """
 
-    def __init__(self, repository: ImageRepository, root: Path) -> None:
-        self._repository = repository
+    def __init__(self, lookups: Lookups, root: Path) -> None:
+        self._lookups = lookups
         self._root = root
         self._begin()
         _open_indexes.add(self)
@@ -84,9 +84,9 @@ class LayoutIndex:
         """
         try:
             written = self._written_state()
-            if self._remembered() == f"{self._repository.layout_mark()} {written}":
+            if self._remembered() == f"{self._lookups.layout_mark()} {written}":
                 return
-            mark, state = self._repository.layout_state()
+            mark, state = self._lookups.layout_state()
             if state == written:
                 self._remember(mark, state)
             else:
@@ -178,7 +178,7 @@ class LayoutIndex:
                     f"another process has been writing {INDEX} for {timeout_seconds:g} s",
                     waited_seconds=timeout_seconds,
                 )
-            mark, state, entries = self._repository.layout_entries()
+            mark, state, entries = self._lookups.layout_entries()
             document = _document(state, entries)
             path = self._root / INDEX
             is_behind = not path.exists() or path.read_bytes() != document
@@ -191,9 +191,9 @@ class LayoutIndex:
         with self._turn(_PATIENCE_SECONDS) as lock:
             # Read with the lock: whoever writes last has read last.
             if lock is not None:
-                mark, state = self._repository.layout_state()
+                mark, state = self._lookups.layout_state()
                 if self._written_state() != state:
-                    mark, state, entries = self._repository.layout_entries()
+                    mark, state, entries = self._lookups.layout_entries()
                     self._replace(INDEX, _document(state, entries))
                 self._remember(mark, state)
             return lock is not None

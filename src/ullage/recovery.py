@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ullage.blobs import BlobFiles
     from ullage.model import EvictionPolicy
-    from ullage.repository import ImageRepository
+    from ullage.repository import ImageRepository, Lookups
 
 __all__ = [
     "RESUMABLE_BYTES",
@@ -42,10 +42,19 @@ RESUMABLE_BYTES: Final = 64 * 1024
 _BATCH: Final = 256
 
 
-def recover(repository: ImageRepository, files: BlobFiles) -> None:
+def recover(lookups: Lookups, make: Callable[[], ImageRepository], files: BlobFiles) -> None:
     """
     Bring a store that others may have died on back to what its rows say. At open; harmless beside live users.
+
+    *make* gives the repository, which takes a while to load, where anything may be left.
     """
+    if not files.lease_tokens() and not lookups.may_be_left():
+        try:
+            _tidy(files)
+        except DiskFull as error:
+            _log.warning("recovery waits for room: %s", error)
+        return
+    repository = make()
     try:
         reap(repository, files)
         _give_up_torn(repository, files)
@@ -134,12 +143,16 @@ def sweep(repository: ImageRepository, files: BlobFiles) -> Reclaimed:
     trees: list[int] = []
     while repository.doomed_trees(1) and (batch := repository.sweep_trees(files.trees.discard, _BATCH)):
         trees += [size for _, size in batch]
-    files.empty_trash()
-    files.trees.empty_trash()
-    files.keep_headroom()
+    _tidy(files)
     return Reclaimed(
         blob_count=len(swept), blob_bytes=sum(swept), tree_count=len(trees), tree_bytes=sum(trees)
     )
+
+
+def _tidy(files: BlobFiles) -> None:
+    files.empty_trash()
+    files.trees.empty_trash()
+    files.keep_headroom()
 
 
 def sweep_quietly(repository: ImageRepository, files: BlobFiles) -> None:

@@ -15,11 +15,10 @@ from ullage.database import APPLICATION_ID
 from ullage.errors import SchemaTooNew, SchemaTooOld, StoreCorrupt, StoreError
 from ullage.refusal import is_of_the_schema
 from ullage.schema import HEAD_REVISION, LEVEL, REVISIONS
+from ullage.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-    from ullage.snapshot import Snapshot
 
 __all__ = [
     "GUARD",
@@ -39,7 +38,7 @@ SELECT a.application_id, v.version_num, s.one FROM pragma_application_id AS a, a
 GUARD: Final = "SELECT min_reader, min_writer, user_version FROM store, pragma_user_version"
 
 
-def current_revision(connection: Connection) -> str | None:
+def current_revision(connection: Connection | Snapshot) -> str | None:
     """
     The revision that the store says it is at; None for a file with nothing in it yet.
 
@@ -68,7 +67,7 @@ def current_revision(connection: Connection) -> str | None:
     return revision
 
 
-def guard(connection: Connection, *, writing: bool) -> None:
+def guard(connection: Connection | Snapshot, *, writing: bool) -> None:
     """
     See, in a transaction of an open store, that nobody changed its schema to one that is not for us.
 
@@ -89,11 +88,11 @@ def guard(connection: Connection, *, writing: bool) -> None:
         )
 
 
-def marks_of(connection: Connection) -> tuple[int, int, int]:
+def marks_of(connection: Connection | Snapshot) -> tuple[int, int, int]:
     """
     min_reader, min_writer and the level of the store.
     """
-    driver = connection.connection.dbapi_connection
+    driver = connection.driver if isinstance(connection, Snapshot) else connection.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
     try:
         # Past SQLAlchemy, which takes five times as long as SQLite: this is asked in every write.

@@ -1,8 +1,9 @@
 """
-A read at SQLite's own speed: the look-ups, as SQL, run past SQLAlchemy on a connection of the standard library's.
+A transaction at SQLite's own speed: look-ups, and what any host writes, as SQL, run past SQLAlchemy on a connection of
+the standard library's.
 
 What SQLAlchemy adds to a statement of eight microseconds is seventy: a connection object, a transaction object, events,
-a result. And to load it takes more than the rest of a command that looks.
+a result. And to load it takes more than the rest of a command that looks, or than unpacking a small image.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
 
-__all__ = ["Rows", "Snapshot"]
+__all__ = ["Draft", "Rows", "Snapshot"]
 
 _NO_PARAMETERS: Final[Mapping[str, Any]] = {}
 
@@ -38,23 +39,26 @@ class Rows(list[Any]):
     def scalar(self) -> Any:  # noqa: ANN401
         return self[0][0] if self else None
 
+    def scalar_one(self) -> Any:  # noqa: ANN401
+        return self.one()[0]
+
 
 class Snapshot:
     """
     What a `Database.glance` reads: a driver's connection in a transaction.
     """
 
-    __slots__ = ("_driver",)
+    __slots__ = ("driver",)
 
     def __init__(self, driver: sqlite3.Connection) -> None:
-        self._driver = driver
+        self.driver = driver
 
     def exec_driver_sql(self, statement: str, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> Rows:
         """
         All that *statement* finds. The name is SQLAlchemy's: who looks up takes either.
         """
         # All of them: a statement that is not at its end would keep the snapshot open past its transaction.
-        return Rows(self._driver.execute(statement, parameters).fetchall())
+        return Rows(self.driver.execute(statement, parameters).fetchall())
 
     def dictionaries(
         self, statement: str, parameters: Mapping[str, Any] = _NO_PARAMETERS
@@ -62,6 +66,14 @@ class Snapshot:
         """
         The same, by the names of the columns.
         """
-        cursor = self._driver.execute(statement, parameters)
+        cursor = self.driver.execute(statement, parameters)
         names = [name for name, *_ in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+class Draft(Snapshot):
+    """
+    What a `Database.write_plainly` writes with: the same, in a transaction that may.
+    """
+
+    __slots__ = ()

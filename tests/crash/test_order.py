@@ -14,7 +14,7 @@ from support.scenes import SCENES
 # comes on top. A blob costs its fdatasync; a directory one fsync for all that was renamed in it, or out of it.
 COSTS = {
     # The two syncs are of directories that may have been made just now.
-    "a store is opened": Counts(reads=8, writes=0, statements=8, fsyncs=2, fdatasyncs=0),
+    "a store is opened": Counts(reads=3, writes=0, statements=3, fsyncs=2, fdatasyncs=0),
     # Admission and completion; four blobs.
     "the first pull": Counts(reads=7, writes=2, statements=39, fsyncs=1, fdatasyncs=5),
     # One more statement: the lease on the layer that is here.
@@ -27,8 +27,8 @@ COSTS = {
     # The doom and the sweep.
     "a removal": Counts(reads=5, writes=2, statements=19, fsyncs=2, fdatasyncs=1),
     # With the opening of the store, which sweeps what was doomed already, and so has to look whether names changed.
-    "a collection": Counts(reads=17, writes=3, statements=33, fsyncs=8, fdatasyncs=1),
-    "a hold": Counts(reads=3, writes=2, statements=13, fsyncs=0, fdatasyncs=0),
+    "a collection": Counts(reads=18, writes=3, statements=34, fsyncs=8, fdatasyncs=1),
+    "a hold": Counts(reads=1, writes=2, statements=7, fsyncs=0, fdatasyncs=0),
     "a limit": Counts(reads=1, writes=1, statements=4, fsyncs=0, fdatasyncs=0),
     # Beside those of a pull: a claim, a step of the reservation and its end (not durable), a word to the shell, blobs
     # before trees, trees. One syncfs, and the two directories of the rename.

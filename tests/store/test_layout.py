@@ -23,7 +23,7 @@ from ullage import ImageService, StoreReadOnly
 from ullage import layout as layout_module
 from ullage.digest import digest_of
 from ullage.locks import FileLock
-from ullage.repository import ImageRepository
+from ullage.repository import Lookups
 
 NAME = "org.opencontainers.image.ref.name"
 
@@ -286,7 +286,7 @@ def test_opening_looks_at_no_names_when_nothing_was_changed(root, open_store, so
     Whatever was found to be right is remembered: at the end of a change, by whoever looked, by whoever asked.
     """
     asked = []
-    states = ImageRepository.layout_state
+    states = Lookups.layout_state
 
     def layout_state(repository):
         asked.append(1)
@@ -299,7 +299,7 @@ def test_opening_looks_at_no_names_when_nothing_was_changed(root, open_store, so
 
     with open_store() as store:
         store.import_images(source)
-    monkeypatch.setattr(ImageRepository, "layout_state", layout_state)
+    monkeypatch.setattr(Lookups, "layout_state", layout_state)
 
     assert not opened()
     typed(root, "UPDATE store SET ledger = ledger + 1")  # no name

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ullage.repository.acting import owner_name as owner_name
     from ullage.repository.admission import Claims as Claims
     from ullage.repository.history import Origin as Origin
-    from ullage.repository.leases import Owner as Owner
+    from ullage.repository.holding import Owner as Owner
     from ullage.repository.lookup import ImageKey as ImageKey
     from ullage.repository.lookups import Lookups as Lookups
     from ullage.repository.records import Edge as Edge
@@ -38,7 +38,7 @@ __all__, __getattr__ = names_of(
         "acting": ("owner_name",),
         "admission": ("Claims",),
         "history": ("Origin",),
-        "leases": ("Owner",),
+        "holding": ("Owner",),
         "lookup": ("ImageKey",),
         "lookups": ("Lookups",),
         "records": ("Edge", "Naming", "NewImage"),

@@ -29,8 +29,6 @@ from ullage.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy import Connection, Table
     from sqlalchemy.dialects.sqlite import Insert
 
@@ -213,15 +211,6 @@ class Images(Records):
                 connection.execute(delete(images).where(images.c.id == status.id))
             doom_garbage(connection)
             return status
-
-    def touch(self, row_ids: Sequence[int]) -> None:
-        """
-        Note that images were used just now. One write that costs no fsync: it may be lost in a power cut.
-        """
-        with self._database.write(durable=False) as connection:
-            connection.execute(
-                update(images).where(images.c.id.in_(row_ids)).values(last_used_at=self._now())
-            )
 
 
 def name_image(

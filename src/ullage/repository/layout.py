@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import TextClause, text
-
 from ullage.repository.records import Records
 
 __all__ = ["Layout"]
@@ -21,14 +19,14 @@ _MARKED: Final = (
     " || '.' || ifnull((SELECT group_concat(seq, '-') FROM sqlite_sequence"
     " WHERE name IN ('images', 'manifests', 'repo_tags', 'repo_digests')), '')"
 )
-_MARK: Final = text(f"SELECT {_MARKED} FROM store")
+_MARK: Final = f"SELECT {_MARKED} FROM store"
 
 # Changes whenever a name comes, goes or moves, an image comes or goes, or is pinned or not: rows are numbered once.
 _NAMES: Final = (
     "count(*) || '-' || ifnull(max(id), 0) || '-' || total(id * manifest_id)"
     " || '-' || ifnull(max(updated_at), '')"
 )
-_STATE: Final = text(
+_STATE: Final = (
     f"SELECT {_MARKED}, uuid || '.' || (SELECT {_NAMES} FROM repo_tags) || '.' || (SELECT {_NAMES} FROM repo_digests)"
     " || '.' || (SELECT count(*) || '-' || ifnull(max(id), 0) || '-' || total(id * id * pinned) FROM images)"
     " || '.' || (SELECT count(*) || '-' || ifnull(max(id), 0) FROM manifests)"
@@ -66,9 +64,9 @@ def _named(table: str, extra: str = "") -> str:
     )
 
 
-def _joined(statement: str) -> TextClause:
+def _joined(statement: str) -> str:
     # One string, put together where no other thread waits for it.
-    return text(f"SELECT ifnull(group_concat(entry, char(44, 10)), '') FROM ({statement})")
+    return f"SELECT ifnull(group_concat(entry, char(44, 10)), '') FROM ({statement})"
 
 
 _STATEMENTS: Final = (
@@ -86,29 +84,29 @@ _STATEMENTS: Final = (
 
 class Layout(Records):
     """
-    The part of `ImageRepository` that tells readers from outside what is here.
+    The part of `Lookups` that tells readers from outside what is here.
     """
 
     def layout_mark(self) -> str:
         """
         What has changed when the layout state has, at the cost of a look-up. One read.
         """
-        with self._database.read() as connection:
-            return str(connection.execute(_MARK).scalar_one())
+        with self._database.glance() as snapshot:
+            return str(snapshot.exec_driver_sql(_MARK).scalar_one())
 
     def layout_state(self) -> tuple[str, str]:
         """
         The mark, and what tells one content of ``index.json`` from another, in printable characters. One read.
         """
-        with self._database.read() as connection:
-            mark, state = connection.execute(_STATE).one()
+        with self._database.glance() as snapshot:
+            mark, state = snapshot.exec_driver_sql(_STATE).one()
             return str(mark), str(state)
 
     def layout_entries(self) -> tuple[str, str, str]:
         """
         Both, and the descriptors of the moment, as JSON with commas between: tags, digests, what has no name. One read.
         """
-        with self._database.read() as connection:
-            mark, state = connection.execute(_STATE).one()
-            parts = [connection.execute(statement).scalar_one() for statement in _STATEMENTS]
+        with self._database.glance() as snapshot:
+            mark, state = snapshot.exec_driver_sql(_STATE).one()
+            parts = [snapshot.exec_driver_sql(statement).scalar_one() for statement in _STATEMENTS]
             return str(mark), str(state), ",\n".join(part for part in parts if part)

@@ -5,14 +5,12 @@ Leases: who is at work, what is on its way for them, and how a lease ends.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, bindparam, insert, select, text, update
+from sqlalchemy import Connection, bindparam, select, text, update
 
 from ullage.digest import Digest
-from ullage.errors import ImageNotFound, StoreError
-from ullage.repository.lookup import find
+from ullage.errors import StoreError
 from ullage.repository.records import Records
 from ullage.repository.storage import doom_garbage
 from ullage.schema import ingests, leases, tree_ingests
@@ -20,21 +18,7 @@ from ullage.schema import ingests, leases, tree_ingests
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ullage.model import ImageStatus
-    from ullage.repository.lookup import ImageKey
-
-__all__ = ["Leases", "Owner", "end_lease", "lease_id_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """
-    Who takes a lease: the token of its lock, and what people want to know.
-    """
-
-    token: str
-    name: str
-    pid: int
+__all__ = ["Leases", "end_lease", "lease_id_of"]
 
 
 _RECEIVED: Final = text(
@@ -46,9 +30,6 @@ _RECEIVED: Final = text(
 _DISCARDED: Final = text(
     "UPDATE ingests SET state = 'discarded' WHERE lease_id IS NULL AND received_bytes = 0"
     " AND digest IN (SELECT key FROM json_each(:received))"
-)
-_HOLD: Final = text(
-    "INSERT INTO lease_images (lease_id, image_id) SELECT id, :image_id FROM leases WHERE token = :token"
 )
 _LEASE_ID: Final = select(leases.c.id).where(leases.c.token == bindparam("token"))
 
@@ -117,30 +98,6 @@ class Leases(Records):
                 nobodys = (tree_ingests.c.lease_id.is_(None), tree_ingests.c.chain_id.in_(half_trees))
                 connection.execute(update(tree_ingests).where(*nobodys).values(state="discarded"))
             doom_garbage(connection)
-
-    def hold(self, owner: Owner, key: ImageKey) -> ImageStatus:
-        """
-        Take a lease on an image: nobody removes it until the lease ends. One write.
-
-        Raises:
-            ImageNotFound: it is not here.
-        """
-        with self._database.write() as connection:
-            status = find(connection, key)
-            if status is None:
-                raise ImageNotFound(f"no such image: {key}", image=str(key))
-            connection.execute(
-                insert(leases).values(
-                    token=owner.token,
-                    purpose="hold",
-                    reference=str(key),
-                    owner=owner.name,
-                    pid=owner.pid,
-                    created_at=self._now(),
-                )
-            )
-            connection.execute(_HOLD, {"image_id": status.id, "token": owner.token})
-            return status
 
 
 def lease_id_of(connection: Connection, token: str) -> int:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ullage.model import ImageStatus
     from ullage.repository.acting import Acting
     from ullage.repository.admission import Claims, Files
-    from ullage.repository.leases import Owner
+    from ullage.repository.holding import Owner
     from ullage.repository.records import Edge, Naming, NewImage
 
 __all__ = ["Pulls"]

@@ -9,7 +9,6 @@ from ullage.repository.eviction import Eviction
 from ullage.repository.failures import Failures
 from ullage.repository.images import Images
 from ullage.repository.inspection import Inspection
-from ullage.repository.layout import Layout
 from ullage.repository.leases import Leases
 from ullage.repository.lookups import Lookups
 from ullage.repository.pulls import Pulls
@@ -33,7 +32,6 @@ class ImageRepository(
     Eviction,
     Inspection,
     TreeInspection,
-    Layout,
     Serving,
     Storage,
     Access,

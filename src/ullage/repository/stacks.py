@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ullage.digest import Digest
-    from ullage.repository.leases import Owner
+    from ullage.repository.holding import Owner
     from ullage.repository.lookup import ImageKey
     from ullage.repository.standing import Stack
 

@@ -13,7 +13,7 @@ from ullage.errors import (
     ImageNotFound,
     InvalidReference,
 )
-from ullage.recovery import give_back, owner_name, reap, sweep_quietly, with_headroom
+from ullage.recovery import owner_name, reap, sweep_quietly, with_headroom
 from ullage.reference import ImageSpec
 from ullage.service.handle import ImageLike, key_of, shown
 from ullage.service.looking import Looking
@@ -119,16 +119,16 @@ class Changing(Looking):
         from ullage.repository import Owner
 
         self._database.require_writable()
-        repository = self._repository
+        lookups = self._lookups
         lock = self._files.new_lease()
         try:
-            status = repository.hold(Owner(lock.token, owner_name(), os.getpid()), key_of(image))
+            status = lookups.hold(Owner(lock.token, owner_name(), os.getpid()), key_of(image))
             try:
                 yield status
             finally:
                 if (
                     lock.is_held
                 ):  # not so in a child that was forked inside the block: the hold is the parent's
-                    give_back(repository, self._files, lock.token, keep=False)
+                    with_headroom(self._files, lambda: lookups.let_go(lock.token))
         finally:
             lock.drop()

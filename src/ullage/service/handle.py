@@ -83,7 +83,7 @@ class Handle:
         if not database.read_only:
             from ullage.layout import LayoutIndex
 
-            self._index = LayoutIndex(self._repository, files.root)
+            self._index = LayoutIndex(self._rows, files.root)
 
     @property
     def _lookups(self) -> Lookups:
@@ -186,7 +186,7 @@ class Handle:
             return status
         try:
             with self._database.patience(_do_not_wait):
-                self._repository.touch([status.id])
+                self._lookups.touch(status.id)
         except (StoreBusy, StoreReadOnly, DiskFull):
             return status  # the image is here all the same; the next use notes it
         return self._lookups.find(status.id) or status

@@ -129,7 +129,7 @@ class ImageService(Carrying, Delivering, Referring, Unpacking, Serving, Storing)
             )
             try:
                 if not read_only:
-                    recover(service._repository, files)
+                    recover(service._lookups, lambda: service._repository, files)
                     service._set_limits(max_storage, min_free)
                     service._follow()
             except BaseException:
