@@ -57,11 +57,12 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         name = await self._named(data, context)
         before = None
         while True:
+            is_last = self._draining.is_set()  # asked first: what is looked at meanwhile is not the last word
             now = await self._now() if name in _SERVICES else _SERVICE_UNKNOWN
             if now != before:
                 await context.write(_encoded(now))
                 before = now
-            if self._draining.is_set():
+            if is_last:
                 return
             try:
                 await asyncio.wait_for(self._draining.wait(), _LOOK_SECONDS)
