@@ -27,6 +27,7 @@ from ullage.errors import (
 )
 from ullage.ingest import Ingest, translated
 from ullage.locks import LeaseLock
+from ullage.refusal import require_room_to_change
 from ullage.trees import TreeFiles
 
 if TYPE_CHECKING:
@@ -350,6 +351,13 @@ class BlobFiles:
                 (self.root / name).unlink()
                 given_up = True
         return given_up
+
+    def require_room_to_change(self) -> None:
+        """
+        Raises:
+            DiskFull: whoever asked the database now could be killed for it.
+        """
+        require_room_to_change(self.root)
 
     def free_bytes(self) -> int:
         """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ullage.errors import StoreBusy, StoreReadOnly
 from ullage.locks import CHECK_SECONDS, FileLock, LockWaits
+from ullage.refusal import require_room_to_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ class Gate:
         Raises:
             StoreBusy: the turn did not come within the timeout.
             StoreReadOnly: the file cannot be locked.
+            DiskFull: changing the database could kill us: see `require_room_to_change`.
         """
         started = time.monotonic()
         check = getattr(self._waiting, "check", None)
@@ -78,6 +80,7 @@ class Gate:
             waited = time.monotonic() - started
             self.waits = LockWaits(self.waits.count + 1, self.waits.waited_seconds + waited)
             try:
+                require_room_to_change(self._path.parent)
                 yield
             finally:
                 lock.release()

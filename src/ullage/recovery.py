@@ -25,6 +25,7 @@ __all__ = [
     "RESUMABLE_BYTES",
     "collect",
     "give_back",
+    "have_room",
     "owner_name",
     "reap",
     "recover",
@@ -113,6 +114,7 @@ def give_back(repository: ImageRepository, files: BlobFiles, token: str, *, keep
 
     With *keep*, what was received of large blobs stays, charged and resumable.
     """
+    have_room(files)
     received = {}
     worthless = []
     for digest, size in repository.ingests_of(token):
@@ -123,10 +125,15 @@ def give_back(repository: ImageRepository, files: BlobFiles, token: str, *, keep
             received[digest] = 0
             worthless.append(digest)
     half_trees = repository.trees_of(token)
-    files.keep_partials(digest for digest, here in received.items() if here)
-    files.discard(worthless)
-    files.trees.discard(half_trees)
-    with_headroom(files, lambda: repository.end(token, received, half_trees))
+
+    def let_go() -> None:
+        # Under a quota, or where nothing is changed in its place, moving a file takes room as well.
+        files.keep_partials(digest for digest, here in received.items() if here)
+        files.discard(worthless)
+        files.trees.discard(half_trees)
+        repository.end(token, received, half_trees)
+
+    with_headroom(files, let_go)
     files.empty_trash()
     if half_trees:
         files.trees.empty_trash()
@@ -193,6 +200,13 @@ def collect(
         partial_bytes=sum(size for _, size in done.partials),
         images=tuple(done.evicted),
     )
+
+
+def have_room(files: BlobFiles) -> None:
+    """
+    Before the database is asked by whoever may have met a full disk: see `require_room_to_change`.
+    """
+    with_headroom(files, files.require_room_to_change)
 
 
 def with_headroom(files: BlobFiles, action: Callable[[], _T]) -> _T:

@@ -4,6 +4,7 @@ What SQLite refuses, in the words of this package.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
@@ -13,12 +14,15 @@ from ullage.errors import DiskFull, StoreBusy, StoreCorrupt, StoreError, StoreRe
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SHELL_BUSY_MS", "RuleBroken", "is_of_the_schema", "translate"]
+__all__ = ["SHELL_BUSY_MS", "RuleBroken", "is_of_the_schema", "require_room_to_change", "translate"]
 
 SHELL_BUSY_MS: Final = 10_000  # how long we wait for somebody who does not know the gate
 
 _SHARED_MEMORY_BYTES: Final = 64 * 1024  # its file starts with half of that
 _RULE_PREFIX: Final = "ullage: "
+#: What changing it takes on a filesystem that changes nothing in its place, with what lists the pieces.
+_CHANGED_BYTES: Final = 256 * 1024
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 #: What Python's sqlite3 says of a row that it cannot give.
 _NO_TEXT: Final = "Could not decode to UTF-8"
 
@@ -67,9 +71,11 @@ def translate(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> StoreErr
 
 
 def _translate_file_error(code: int, text: str, path: Path) -> StoreError | DiskFull:
-    if code == _FULL or (code in (_IOERR, _CANTOPEN) and _is_full(path)):
-        # For the file that is its shared memory SQLite finds other words than for the rest.
+    if code == _FULL:
         return DiskFull(f"no room for the database: {text}")
+    if code in (_IOERR, _CANTOPEN) and (want := _want_of_room(path.parent)) is not None:
+        # For the file that is its shared memory, and for quotas, SQLite finds other words than for the rest.
+        return DiskFull(f"no room for the database: {want}")
     if code == _READONLY or (code == _CANTOPEN and path.exists()):
         may = "write to" if os.access(path, os.R_OK) else "read"
         return StoreReadOnly(f"cannot {may} {path}: {text}")
@@ -82,16 +88,49 @@ def _translate_file_error(code: int, text: str, path: Path) -> StoreError | Disk
     return StoreError(f"{said.get(code, 'SQLite says')}: {text}")
 
 
-def _is_full(path: Path) -> bool:
+def _want_of_room(directory: Path) -> str | None:
     """
-    Whether the filesystem has no room for the shared memory, or no inode left.
+    What the system says where there is no room for shared memory, or no inode; None where there is. A quota is in no
+    figures, so that is tried.
     """
     try:
-        figures = os.statvfs(path.parent)
-    except OSError:
-        return False
-    blocks_left = figures.f_bavail * figures.f_frsize
-    return blocks_left < _SHARED_MEMORY_BYTES or (figures.f_files > 0 and figures.f_favail == 0)
+        figures = os.statvfs(directory)
+        if figures.f_files and not figures.f_favail:
+            return os.strerror(errno.ENOSPC)
+        if figures.f_bavail * figures.f_frsize < _SHARED_MEMORY_BYTES:
+            return os.strerror(errno.ENOSPC)
+        _try_to_write(directory, _SHARED_MEMORY_BYTES)
+    except OSError as error:
+        return error.strerror if error.errno in _NO_ROOM else None
+    return None
+
+
+def _try_to_write(directory: Path, size: int) -> None:
+    """
+    Write so much into a file that never has a name, and is gone before any of it is on disk.
+    """
+    descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, bytes(size))
+    finally:
+        os.close(descriptor)
+
+
+def require_room_to_change(directory: Path) -> None:
+    """
+    Where a file that is changed is written anew elsewhere (btrfs), and there is no room for that, the kernel ends
+    (SIGBUS) whoever changes shared memory that is in a file, as SQLite does. So whoever is about to asks before.
+
+    Raises:
+        DiskFull: there is no room.
+    """
+    try:
+        # Of those that have no fixed number of inodes; others have room for as long as the file has.
+        if not os.statvfs(directory).f_files:
+            _try_to_write(directory, _CHANGED_BYTES)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise DiskFull(f"no room to change the database: {error.strerror}") from error
 
 
 def is_of_the_schema(error: BaseException) -> bool:
