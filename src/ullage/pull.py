@@ -35,7 +35,7 @@ from ullage.errors import (
 )
 from ullage.manifest import MAX_DOCUMENT_BYTES, is_image_config
 from ullage.model import ImageStatus, PullStatus
-from ullage.recovery import give_back, have_room, owner_name, reap, sweep, sweep_quietly
+from ullage.recovery import give_back, has_lease, owner_name, reap, sweep, sweep_quietly
 from ullage.repository import Origin, Owner
 from ullage.resolve import Resolver
 from ullage.telling import Telling
@@ -373,8 +373,7 @@ class Pull:
                 raise StoreBusy("others are writing", waited_seconds=_ABANDON_SECONDS)
 
         try:
-            have_room(self._files)
-            if token in self._repository.tokens():  # else it was refused, and there is nothing to give back
+            if has_lease(self._repository, self._files, token):  # else it was refused, and has nothing
                 with self._patience(check):
                     give_back(self._repository, self._files, token, keep=keep)
                     sweep_quietly(self._repository, self._files)

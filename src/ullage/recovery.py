@@ -25,7 +25,7 @@ __all__ = [
     "RESUMABLE_BYTES",
     "collect",
     "give_back",
-    "have_room",
+    "has_lease",
     "owner_name",
     "reap",
     "recover",
@@ -114,7 +114,7 @@ def give_back(repository: ImageRepository, files: BlobFiles, token: str, *, keep
 
     With *keep*, what was received of large blobs stays, charged and resumable.
     """
-    have_room(files)
+    _have_room(files)
     received = {}
     worthless = []
     for digest, size in repository.ingests_of(token):
@@ -202,7 +202,15 @@ def collect(
     )
 
 
-def have_room(files: BlobFiles) -> None:
+def has_lease(repository: ImageRepository, files: BlobFiles, token: str) -> bool:
+    """
+    Whether a lease of ours, that comes to nothing, is there to be given back.
+    """
+    _have_room(files)
+    return token in repository.tokens()
+
+
+def _have_room(files: BlobFiles) -> None:
     """
     Before the database is asked by whoever may have met a full disk: see `require_room_to_change`.
     """

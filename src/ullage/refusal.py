@@ -18,7 +18,8 @@ __all__ = ["SHELL_BUSY_MS", "RuleBroken", "is_of_the_schema", "require_room_to_c
 
 SHELL_BUSY_MS: Final = 10_000  # how long we wait for somebody who does not know the gate
 
-_SHARED_MEMORY_BYTES: Final = 64 * 1024  # its file starts with half of that
+#: Where no more is left, that may be what SQLite could not do with: xfs makes no file in the last 100 KiB of a quota.
+_LITTLE_BYTES: Final = 1 << 20
 _RULE_PREFIX: Final = "ullage: "
 #: What changing it takes on a filesystem that changes nothing in its place, with what lists the pieces.
 _CHANGED_BYTES: Final = 256 * 1024
@@ -90,19 +91,17 @@ def _translate_file_error(code: int, text: str, path: Path) -> StoreError | Disk
 
 def _want_of_room(directory: Path) -> str | None:
     """
-    What the system says where there is no room for shared memory, or no inode; None where there is. A quota is in no
-    figures, so that is tried.
+    What the system says where there is no room for SQLite's files; None where there is. Of a quota the filesystem may
+    have no figures, so it is tried; and what it takes to make a file with a name, only the figures tell.
     """
     try:
+        _try_to_write(directory, _LITTLE_BYTES)
         figures = os.statvfs(directory)
-        if figures.f_files and not figures.f_favail:
-            return os.strerror(errno.ENOSPC)
-        if figures.f_bavail * figures.f_frsize < _SHARED_MEMORY_BYTES:
-            return os.strerror(errno.ENOSPC)
-        _try_to_write(directory, _SHARED_MEMORY_BYTES)
     except OSError as error:
         return error.strerror if error.errno in _NO_ROOM else None
-    return None
+    has_inodes = figures.f_favail > 0 or not figures.f_files
+    has_room = has_inodes and figures.f_bavail * figures.f_frsize >= _LITTLE_BYTES
+    return None if has_room else os.strerror(errno.ENOSPC)
 
 
 def _try_to_write(directory: Path, size: int) -> None:
@@ -111,7 +110,8 @@ def _try_to_write(directory: Path, size: int) -> None:
     """
     descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, bytes(size))
+        while size > 0:
+            size -= os.write(descriptor, bytes(size))
     finally:
         os.close(descriptor)
 
