@@ -16,6 +16,7 @@ synced before the row is committed (I4).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -24,7 +25,9 @@ from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
 from ullage.errors import (
     StoreCorrupt,
     StoreError,
+    StoreReadOnly,
 )
+from ullage.filesystem import is_read_only
 from ullage.ingest import Ingest, translated
 from ullage.locks import LeaseLock
 from ullage.refusal import require_room_to_change
@@ -56,7 +59,12 @@ class BlobFiles:
     def prepare(self) -> None:
         """
         Make the directories; durable on return.
+
+        Raises:
+            StoreReadOnly: the filesystem is mounted so, or we have no right.
         """
+        if is_read_only(self.root):
+            raise StoreReadOnly(f"cannot write to {self.root}: {os.strerror(errno.EROFS)}")
         with translated():
             for directory in (
                 *(self._blobs / name for name in CONTENT_ALGORITHMS),

@@ -16,7 +16,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ullage.digest import CONTENT_ALGORITHMS, Digest, Hasher
-from ullage.errors import DiskFull, ImageError, ImageNotFound, InvalidReference, StoreBusy, StoreError
+from ullage.errors import (
+    DiskFull,
+    ImageError,
+    ImageNotFound,
+    InvalidReference,
+    StoreBusy,
+    StoreError,
+    StoreReadOnly,
+)
 from ullage.ingest import Ingest, translated
 from ullage.manifest import MAX_DOCUMENT_BYTES, Manifest, parse_document
 from ullage.model import Problem
@@ -146,7 +154,9 @@ class Checker:
                 elif self._repository.still_ready(row.id) and self._wrong(row) is not None:
                     yield self._mended(row, Problem("I1", wrong, row.digest, _named(row)))
             if self._digests and not self._look_only:
-                with contextlib.suppress(DiskFull, StoreBusy):  # it only informs, and what was found stands
+                with contextlib.suppress(
+                    DiskFull, StoreBusy, StoreReadOnly
+                ):  # it only informs, and what was found stands
                     self._repository.note_verified(right)
         if hidden:
             yield unseen("I1", "blobs", f"{hidden} of them: {_HIDDEN}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ullage.database import MINIMUM_SQLITE, Database
 from ullage.errors import ImageError
-from ullage.filesystem import SUITABLE, Mount, mount_of
+from ullage.filesystem import SUITABLE, Mount, is_read_only, mount_of
 from ullage.migrate import differences
 from ullage.model import Finding
 from ullage.revision import current_revision
@@ -110,6 +110,8 @@ def _journal(database: Database) -> Iterator[Finding]:
         synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
     if database.is_of_one_moment:
         yield Finding("journal", "ok", "none: nobody has the store open, and it was read at once")
+    elif is_read_only(database.path.parent):
+        yield Finding("journal", "ok", f"journal_mode={mode}: nothing is written here")
     elif mode == "wal" and synchronous == 2:
         yield Finding("journal", "ok", "journal_mode=wal, synchronous=full")
     else:
@@ -162,6 +164,9 @@ def _room(repository: ImageRepository, files: BlobFiles) -> Iterator[Finding]:
     min_free = repository.min_free()
     said = f"limit {usage.max_bytes}, used {usage.used_bytes}, reserved {usage.reserved_bytes}"
     said += f"; the disk has {free} free"
+    if is_read_only(files.root):
+        yield Finding("limit", "ok", f"{said}, and is mounted read-only: nothing is written here")
+        return
     if usage.max_bytes > total - min_free:
         yield Finding(
             "limit",

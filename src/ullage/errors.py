@@ -645,4 +645,4 @@ class StoreReadOnly(StoreError):
 
     code = "FAILED_PRECONDITION"
     exit_code = 36
-    hint = "open it without read_only, as a user who may write to the root"
+    hint = "open it without read_only, as a user who may write to the root, where it is not mounted read-only"

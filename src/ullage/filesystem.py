@@ -12,7 +12,7 @@ from typing import Final
 
 from ullage.errors import UnsuitableFilesystem
 
-__all__ = ["SUITABLE", "Mount", "mount_of", "require_suitable"]
+__all__ = ["SUITABLE", "Mount", "is_read_only", "mount_of", "require_suitable"]
 
 #: Local filesystems with coherent shared memory and locks, tried with SQLite's WAL by many.
 SUITABLE: Final = frozenset(
@@ -99,6 +99,16 @@ def mount_of(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo")) -> M
         if best is None or len(point) >= len(best.point):
             best = Mount(point, kind, never_written)
     return best
+
+
+def is_read_only(path: Path) -> bool:
+    """
+    Whether nothing can be written to what *path* is on, the way that it is mounted there.
+    """
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def require_suitable(path: Path) -> None:

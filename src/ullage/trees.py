@@ -13,6 +13,7 @@ Nobody but the store's owner gets in: what lies there may be setuid, and as old 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -173,6 +174,12 @@ class TreeFiles:
             _move(path, self._trash / f"{path.name}.{secrets.token_hex(4)}")
         except FileNotFoundError:
             return False  # there was none, or it went in an attempt that did not get as far as its row
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._remove(
+                path
+            )  # a lower layer of overlayfs has it, as where a store came with a container's image
         return True
 
     def _remove(self, path: Path) -> None:

@@ -18,6 +18,7 @@ from ullage.errors import (
     StoreReadOnly,
     UnsupportedContent,
 )
+from ullage.filesystem import mount_of
 from ullage.service.changing import Changing
 from ullage.service.handle import key_of, shown
 
@@ -179,7 +180,7 @@ class Mounting(Changing):
             try:
                 mount_overlay(str(path), spec.lowerdirs, spec.options, upperdir=upper, workdir=work)
             except OSError as error:
-                raise _refused(error, path) from error
+                raise _refused(error, path, self.root, upper) from error
             try:
                 yield path
             finally:
@@ -209,10 +210,14 @@ class Mounting(Changing):
             self.make_trees(image, timeout=left, **how)
 
 
-def _refused(error: OSError, target: Path) -> StoreError:
+def _refused(error: OSError, target: Path, root: Path, upper: str | None) -> StoreError:
     if error.errno in (errno.EPERM, errno.EACCES):
         return StoreReadOnly(
             f"no right to mount on {target}: {error.strerror}",
             hint="mounting takes root, or a user namespace: `unshare --user --map-root-user --mount`",
         )
-    return StoreError(f"cannot mount on {target}: {error.strerror}", hint="`dmesg` may say more")
+    hint = "`dmesg` may say more"
+    for what, where in (("the store", root), ("the upperdir", upper and Path(upper))):
+        if where and error.errno == errno.EINVAL and (found := mount_of(where)) and found.kind == "overlay":
+            hint = f"{what} is on overlayfs, as in a container, where the kernel may not take it: have it on a volume"
+    return StoreError(f"cannot mount on {target}: {error.strerror}", hint=hint)
