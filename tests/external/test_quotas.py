@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from support import layers as entries
+from support import registry as faults
 from support.images import ImageBuilder, noise
 from support.store import check_root, files_of, usage
 from support.volumes import may_mount, mounted_volume
@@ -101,6 +102,32 @@ def test_trees_that_a_quota_stops_are_gone(limited, registry):
             assert files_of(limited, "ingest", "trash", "leases", "trees") == {}
             assert usage(limited)["reserved_bytes"] == usage(limited)["used_bytes"] == 0
         worker.call("pull_image", bomb.reference)  # it comes in a few kilobytes
+
+
+def test_a_snapshot_of_a_store_in_use_is_a_store_that_is_whole(limited, images, registry, wait_until):
+    """
+    As after a power failure: what its processes had under way is given back, what was done is there.
+    """
+    large = ImageBuilder(registry, "large").noise_layer(2 * MIB).noise_layer(MIB, "other").push("1")
+    stalled = registry.inject(f"*/blobs/{large.layers[0].digest}", faults.stall(MIB), times=1)
+    copy = limited.parent.with_name("copy")
+    with Worker(limited) as worker:
+        worker.call("pull_image", images[0].reference, unpack=True)
+        worker.send("pull_image", large.reference, unpack=True)
+        stalled.wait_reached()
+        wait_until(lambda: sum(files_of(limited, "ingest").values()) > MIB)
+        snapshot = ["btrfs", "subvolume", "snapshot", limited.parent, copy]
+        subprocess.run(snapshot, check=True, capture_output=True)
+        assert files_of(copy / "store", "leases") != {}
+        with _open(copy / "store") as store:
+            assert store.check(digests=True) == []
+            assert [each.image_id for each in store.list_images()] == [images[0].image_id]
+        check_root(copy / "store")
+        with _open(copy / "store") as store:
+            assert store.pull_image(large.reference, unpack=True).image_id == large.image_id
+        check_root(copy / "store")
+        stalled.release()
+        assert worker.answer()["image_id"] == large.image_id
 
 
 @pytest.mark.parametrize("opened", ["before", "after"])
