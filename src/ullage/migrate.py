@@ -8,16 +8,16 @@ room and with a backup: a failed upgrade leaves the previous revision whole.
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ullage.backup import Watch, copy, forget_backups, path_of_backup, require_room
-from ullage.database import Database
+from ullage.engine import make_engine
 from ullage.errors import DowngradeLoses, StoreError
 from ullage.model import Loss, UpgradeProgress
 from ullage.revision import known_revision, require_known
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
+    from ullage.database import Database
     from ullage.model import UpgradeCallback
 
 __all__ = ["differences", "downgrade", "notes", "upgrade"]
@@ -119,21 +120,19 @@ def notes() -> list[tuple[str, str]]:
 
 def differences(connection: Connection, revision: str) -> list[str]:
     """
-    How the schema that *connection* sees differs from that of *revision*, which is made anew to be compared.
+    How the schema that *connection* sees differs from that of *revision*, which is made anew to be compared: in memory,
+    for who asks may have no room and no right to write anywhere.
     """
     here = _schema_of(connection)
-    with tempfile.TemporaryDirectory(prefix="ullage-schema-") as directory:
-        new = Database(Path(directory) / "ullage.db", gate=Path(directory) / "gate")
-        try:
-            with new.rebuild() as made:
-                if revision == HEAD_REVISION:
-                    for statement in statements()[0]:
-                        made.exec_driver_sql(statement)
-                else:
-                    _alembic("upgrade", made, revision)
-                right = _schema_of(made)
-        finally:
-            new.close()
+    memory = partial(sqlite3.connect, ":memory:", isolation_level=None)
+    engine = make_engine(memory, Path(":memory:"), begin="BEGIN", timeout_seconds=0.0)
+    with engine.connect() as made, made.begin():
+        if revision == HEAD_REVISION:
+            for statement in statements()[0]:
+                made.exec_driver_sql(statement)
+        else:
+            _alembic("upgrade", made, revision)
+        right = _schema_of(made)
     return [
         *(f"{name} is missing" for name in sorted(right.keys() - here.keys())),
         *(f"{name} is unknown" for name in sorted(here.keys() - right.keys())),

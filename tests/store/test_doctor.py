@@ -5,6 +5,7 @@ What a doctor sees of a machine and a store: each thing that is not as it should
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from contextlib import closing
 
 import pytest
@@ -246,3 +247,12 @@ def test_where_the_system_does_not_tell_there_is_no_mount(tmp_path):
 
 def test_the_mount_of_this_machines_root_is_known():
     assert mount_of("/").point == "/"
+
+
+def test_the_schema_is_compared_where_nothing_else_can_be_written(store, tmp_path, monkeypatch):
+    """
+    A full disk has no room for temporary files, either.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is not there"))
+
+    assert {each.subject: each.level for each in store.doctor()}["schema"] == "ok"
