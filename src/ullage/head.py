@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from ullage.database import Database
-from ullage.errors import SchemaTooOld, StoreCorrupt, StoreError
+from ullage.errors import SchemaTooOld, StoreCorrupt, StoreError, StoreReadOnly
 from ullage.filesystem import mount_of, require_suitable
 from ullage.ingest import translated
 from ullage.revision import current_revision, is_at_head, require_level
@@ -98,6 +98,7 @@ def ensure_head(
     Raises:
         SchemaTooNew: a later release wrote it, and does not let this one do what it was opened for.
         SchemaTooOld: it is behind, and was opened read-only or without *migrate*.
+        StoreReadOnly: it is still to be made, and was opened so.
         StoreCorrupt: it is no store of ours.
         DiskFull: there is no room for the upgrade and its backup.
     """
@@ -109,6 +110,11 @@ def ensure_head(
         if revision is not None and revision not in REVISIONS:
             require_level(connection, revision, writing=not database.read_only)
             return
+    if revision in (None, HEAD_REVISION) and database.read_only:
+        raise StoreReadOnly(
+            f"{database.path} has no tables: whoever was making the store did not get that far",
+            hint="they are made by whoever opens it to change something, as `ullage pull` does",
+        )
     if revision in (None, HEAD_REVISION):
         # A file without a table: whoever made it died first. Or tables that a developer made with Alembic.
         create(database, max_bytes=max_bytes)

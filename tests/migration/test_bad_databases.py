@@ -19,7 +19,15 @@ import pytest
 from support.keepsake import unpacked
 from support.store import check_root, query
 from support.worker import run_python
-from ullage import ImageService, SimulatedRegistry, StoreCorrupt, StoreError, UnsuitableFilesystem, releases
+from ullage import (
+    ImageService,
+    SimulatedRegistry,
+    StoreCorrupt,
+    StoreError,
+    StoreReadOnly,
+    UnsuitableFilesystem,
+    releases,
+)
 from ullage.filesystem import Mount, mount_of
 from ullage.schema import LEVEL, REVISIONS
 
@@ -304,3 +312,16 @@ def test_no_thread_is_left_of_what_was_refused(mine):
         simulated(mine)
 
     assert threading.active_count() == before
+
+
+def test_a_store_that_nobody_finished_making_is_told_from_one_that_is_read_only(tmp_path):
+    """
+    As a full disk leaves one: whoever looks makes none, and whoever changes something makes it.
+    """
+    (tmp_path / "ullage.db").touch()
+
+    with pytest.raises(StoreReadOnly, match="no tables"):
+        ImageService.open(tmp_path, read_only=True)
+
+    ImageService.open(tmp_path).close()
+    ImageService.open(tmp_path, read_only=True).close()
