@@ -154,9 +154,8 @@ class Checker:
                 elif self._repository.still_ready(row.id) and self._wrong(row) is not None:
                     yield self._mended(row, Problem("I1", wrong, row.digest, _named(row)))
             if self._digests and not self._look_only:
-                with contextlib.suppress(
-                    DiskFull, StoreBusy, StoreReadOnly
-                ):  # it only informs, and what was found stands
+                # It only informs, and what was found stands.
+                with contextlib.suppress(DiskFull, StoreBusy, StoreReadOnly):
                     self._repository.note_verified(right)
         if hidden:
             yield unseen("I1", "blobs", f"{hidden} of them: {_HIDDEN}")

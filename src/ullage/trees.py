@@ -177,9 +177,8 @@ class TreeFiles:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._remove(
-                path
-            )  # a lower layer of overlayfs has it, as where a store came with a container's image
+            # A lower layer of overlayfs has it, as where a store came with a container's image.
+            self._remove(path)
         return True
 
     def _remove(self, path: Path) -> None:
